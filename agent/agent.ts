@@ -1,0 +1,19 @@
+import type { Config } from './config.ts'
+import type { Operations } from './deploy/operations.ts'
+import type { InitSystem } from './init/init-system.ts'
+import type { Log } from './log.ts'
+import type { Ledger } from './state/ledger.ts'
+import type { Layout } from './state/layout.ts'
+
+/** Built once in main.ts and frozen. Only http/, deploy.ts and recover.ts may take the whole of it. */
+export interface Agent {
+  readonly config: Config
+  readonly layout: Layout
+  readonly ledger: Ledger
+  readonly init: InitSystem
+  readonly operations: Operations
+  readonly log: Log
+  /** `sha256//…` of our own TLS key: part of what a client signs. */
+  readonly pin: string
+  readonly startedAt: string
+}

@@ -1,0 +1,115 @@
+import type { BundleEntry } from '../../shared/bundle-read.ts'
+import { signerOf, type Signer } from '../../shared/allowed-signers.ts'
+import { Failure } from '../../shared/failure.ts'
+import { objectsOf, parseManifest, type Signed } from '../../shared/manifest.ts'
+import type { AppName, Sha256 } from '../../shared/names.ts'
+import { parseSignature, verifySignature } from '../../shared/sshsig.ts'
+import { RELEASE_NAMESPACE } from '../../shared/wire.ts'
+import { removeEmptyDirs } from '../state/disk.ts'
+import type { Layout } from '../state/layout.ts'
+import { currentRelease, releasesOn } from '../state/releases.ts'
+import { missingObjects, modesOf, removeObjects, storeObject } from '../state/objects.ts'
+
+/** A manifest that known people signed for this app. Only `proveManifest` makes one. */
+export interface Proved {
+  readonly signed: Signed
+  readonly signatures: string[]
+  /** Distinct principals: one person with two keys is one. */
+  readonly signers: string[]
+}
+
+/**
+ * Reads the head of a bundle and proves it: every signature is checked over the exact bytes, before they are parsed
+ * and before the first object byte is looked at. A signature that does not hold refuses the whole, however many
+ * others do. Gives back what follows the head.
+ */
+export async function proveManifest(
+  entries: AsyncIterator<BundleEntry>,
+  policy: { app: AppName; signers: readonly Signer[]; now: Date },
+): Promise<{ proved: Proved; first: IteratorResult<BundleEntry> }> {
+  const head = await entries.next()
+  if (head.done || head.value.kind !== 'manifest') {
+    throw new Failure('bundle_malformed', 'read bundle: it does not begin with release.json')
+  }
+  const { text } = head.value
+  const signatures: string[] = []
+  let next = await entries.next()
+  for (; !next.done && next.value.kind === 'signature'; next = await entries.next()) signatures.push(next.value.text)
+  const signers = provenSigners(text, signatures, policy)
+  const signed = parseManifest(text)
+  if (signed.manifest.app !== policy.app) {
+    throw new Failure('app_mismatch', `push ${policy.app}: the bundle was signed for the app ${signed.manifest.app}`)
+  }
+  return { proved: { signed, signatures, signers }, first: next }
+}
+
+function provenSigners(text: string, signatures: string[], policy: { signers: readonly Signer[]; now: Date }): string[] {
+  if (signatures.length === 0) {
+    throw new Failure('signature_missing', 'read bundle: release.json carries no signature', {
+      hint: 'tarmac push and tarmac pack sign what they send',
+    })
+  }
+  const bytes = Buffer.from(text)
+  const principals = new Set<string>()
+  for (const armored of signatures) {
+    const signature = parseSignature(armored)
+    const signer = signerOf(policy.signers, signature.publicKey, { namespace: RELEASE_NAMESPACE, now: policy.now })
+    verifySignature(signature, RELEASE_NAMESPACE, bytes)
+    principals.add(signer.principal)
+  }
+  return [...principals]
+}
+
+/**
+ * Stores the objects that came and checks that the release is whole. What a refused upload brought is removed again;
+ * what a cut connection brought stays, each object proved, so that the next push need not send it.
+ */
+export async function storeObjects(layout: Layout, { signed }: Proved, first: IteratorResult<BundleEntry>, rest: AsyncIterator<BundleEntry>): Promise<{ stored: number; bytes: number }> {
+  const { manifest } = signed
+  const sizes = objectsOf(manifest)
+  const modes = modesOf(manifest)
+  const brought: string[] = []
+  let bytes = 0
+  try {
+    const came = new Set<Sha256>()
+    for (let next = first; !next.done; next = await rest.next()) {
+      const entry = next.value
+      if (entry.kind !== 'object') throw new Failure('bundle_malformed', `read bundle: a ${entry.kind} after the objects began`)
+      const mode = expectedMode(entry, { sizes, modes, came })
+      came.add(entry.sha256)
+      brought.push(await storeObject(layout, manifest.app, entry, mode))
+      bytes += entry.size
+    }
+    const missing = await missingObjects(layout, manifest)
+    if (missing.length > 0) {
+      throw new Failure('object_missing', `push ${manifest.app}: ${missing.length} objects are neither here nor in the bundle, the first ${missing[0]}`, {
+        hint: 'push again: what is missing is sent',
+      })
+    }
+  } catch (error) {
+    if (error instanceof Failure) removeObjects(brought)
+    throw error
+  }
+  return { stored: brought.length, bytes }
+}
+
+/** Takes away the directories that a refused first push of an app left empty; those with anything in them stay. */
+export function tidyRefused(layout: Layout, app: AppName): void {
+  if (currentRelease(layout, app) === null && releasesOn(layout, app).length === 0) removeEmptyDirs(layout.appDir(app))
+}
+
+function expectedMode(
+  entry: { sha256: Sha256; size: number },
+  known: { sizes: Map<Sha256, number>; modes: ReturnType<typeof modesOf>; came: Set<Sha256> },
+) {
+  const size = known.sizes.get(entry.sha256)
+  const [mode] = known.modes.get(entry.sha256) ?? []
+  if (size === undefined || mode === undefined) {
+    throw new Failure('object_unexpected', `read bundle: object ${entry.sha256} is not in the signed release.json`)
+  }
+  if (size !== entry.size) {
+    throw new Failure('object_mismatch', `read bundle: object ${entry.sha256} has ${entry.size} bytes; the signed release.json says ${size}`)
+  }
+  if (known.came.has(entry.sha256)) throw new Failure('object_unexpected', `read bundle: object ${entry.sha256} came twice`)
+  return mode
+}

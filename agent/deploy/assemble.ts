@@ -1,0 +1,60 @@
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { dirname, join, relative } from 'node:path'
+import { setImmediate as breathe } from 'node:timers/promises'
+import { isFile, isLink, type Signed } from '../../shared/manifest.ts'
+import { removeTree, renameWhole, syncFilesystem } from '../state/disk.ts'
+import type { Layout } from '../state/layout.ts'
+import { linkObject } from '../state/objects.ts'
+import { type Release, releasesOn } from '../state/releases.ts'
+
+/** After so many entries the event loop gets its turn, so that `status` answers meanwhile. */
+const ENTRIES_PER_TURN = 500
+
+/**
+ * Builds the release directory beside its place and renames it there: it exists whole or not at all. One sync of the
+ * file system makes everything durable at once, the objects too, instead of one per file.
+ */
+export async function assemble(layout: Layout, signed: Signed, signatures: string[]): Promise<Release> {
+  const { manifest, id, text } = signed
+  const { app } = manifest
+  if (releasesOn(layout, app).includes(id)) return { id, manifest }
+  const staging = layout.staging(app, id)
+  await removeTree(staging)
+  try {
+    const tree = join(staging, 'tree')
+    mkdirSync(tree, { recursive: true, mode: 0o755 })
+    const made = new Set([tree])
+    let count = 0
+    for (const entry of manifest.files) {
+      const path = join(tree, entry.path)
+      const dir = isFile(entry) || isLink(entry) ? dirname(path) : path
+      if (!made.has(dir)) {
+        mkdirSync(dir, { recursive: true, mode: 0o755 })
+        made.add(dir)
+      }
+      if (isFile(entry)) linkObject(layout, app, entry, path)
+      else if (isLink(entry)) symlinkSync(entry.link, path)
+      if (++count % ENTRIES_PER_TURN === 0) await breathe()
+    }
+    for (const path of manifest.shared) linkShared(layout, { tree, releaseTree: layout.treeDir(app, id) }, path, app)
+    mkdirSync(join(staging, 'signatures'), { mode: 0o755 })
+    for (const [index, signature] of signatures.entries()) {
+      writeFileSync(join(staging, 'signatures', `${index}.sig`), signature, { mode: 0o444 })
+    }
+    writeFileSync(join(staging, 'release.json'), text, { mode: 0o444 })
+    mkdirSync(layout.releasesDir(app), { recursive: true, mode: 0o755 })
+    await syncFilesystem(staging)
+    await renameWhole(staging, layout.releaseDir(app, id))
+  } catch (error) {
+    await removeTree(staging)
+    throw error
+  }
+  return { id, manifest }
+}
+
+/** A relative link, so that the release reads the same under any root. */
+function linkShared(layout: Layout, dirs: { tree: string; releaseTree: string }, path: string, app: Signed['manifest']['app']): void {
+  const at = join(dirs.tree, path)
+  mkdirSync(dirname(at), { recursive: true, mode: 0o755 })
+  symlinkSync(relative(dirname(join(dirs.releaseTree, path)), layout.sharedPath(app, path)), at)
+}

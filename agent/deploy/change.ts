@@ -1,0 +1,130 @@
+import { Failure, reasonOf } from '../../shared/failure.ts'
+import type { AppName, ReleaseId, ServiceName, Slot } from '../../shared/names.ts'
+import type { ChangeKind, Line, Receipt, StepLine, StepName } from '../../shared/wire.ts'
+import type { Agent } from '../agent.ts'
+import { currentRelease } from '../state/releases.ts'
+import type { Operation } from './operations.ts'
+
+/** Takes each line as it happens. Must not throw: a client that hung up is no reason to stop a deploy. */
+export type Report = (line: Line) => void
+
+export interface Asked {
+  app: AppName
+  kind: ChangeKind
+  who: string
+  /** Fingerprint of the key that asked. */
+  key: string
+}
+
+/** One change from its first step to its end: told to whoever watches, and to the ledger. */
+export interface Change extends Asked {
+  readonly id: number
+  /** What was current when it began. */
+  readonly from: ReleaseId | null
+  readonly to: ReleaseId | null
+  readonly phase: string
+  step(step: StepName, facts?: { release?: ReleaseId; service?: ServiceName; slot?: Slot; message?: string }): void
+  /** A measured time without anybody answering, in ms; the longest is kept. */
+  gap(ms: number): void
+  done(end: { release: ReleaseId | null; previous: ReleaseId | null }): void
+  failed(failure: Failure, receipt: Receipt): void
+}
+
+/** A change that ended badly, with everything there is to say about it. */
+export class ChangeFailed extends Error {
+  readonly failure: Failure
+  readonly receipt: Receipt
+
+  constructor(failure: Failure, receipt: Receipt) {
+    super(failure.message, { cause: failure })
+    this.name = 'ChangeFailed'
+    this.failure = failure
+    this.receipt = receipt
+  }
+}
+
+export function openChange(
+  ask: Asked & { operation: Operation; report: Report },
+  { ledger, layout }: Pick<Agent, 'ledger' | 'layout'>,
+  to: ReleaseId | null,
+): Change {
+  const { app, kind, who, key, operation, report } = ask
+  const from = currentRelease(layout, app)
+  const began = Date.now()
+  const steps: StepLine[] = []
+  let gapMs: number | null = null
+  const id = ledger.openDeploy({ app, kind, who, key, from, to, at: new Date(began).toISOString() })
+  const stamp = () => ({ at: new Date().toISOString(), ms: Date.now() - began })
+  const close = (result: 'done' | 'failed', end: { code: Failure['code'] | null; receipt: Receipt | null }) =>
+    ledger.closeDeploy(id, { result, ...end, to, steps, gapMs, seconds: (Date.now() - began) / 1000, at: new Date().toISOString() })
+  operation.release = to
+  return {
+    app,
+    kind,
+    who,
+    key,
+    id,
+    from,
+    to,
+    get phase() {
+      return operation.phase
+    },
+    step(step, facts = {}) {
+      operation.phase = step
+      const line = { step, ...stamp(), ...facts }
+      steps.push(line)
+      report(line)
+    },
+    gap(ms) {
+      gapMs = Math.max(gapMs ?? 0, ms)
+    },
+    done(end) {
+      close('done', { code: null, receipt: null })
+      report({ step: 'done', ...stamp(), deploy: id, app, ...end })
+    },
+    failed(failure, receipt) {
+      close('failed', { code: failure.code, receipt })
+      report({ step: 'failed', ...stamp(), deploy: id, ...failure.toRefusal(), receipt })
+    },
+  }
+}
+
+/** Runs a change to its end, whatever happens: it never throws, and the ledger never keeps a change open. */
+export async function runChange(agent: Agent, change: Change, work: () => Promise<void>): Promise<void> {
+  const { log } = agent
+  const about = { app: change.app, change: change.id, kind: change.kind, who: change.who, from: change.from, to: change.to }
+  log.info(about, 'change begins')
+  try {
+    await work()
+    log.info(about, 'change done')
+  } catch (error) {
+    const { failure, receipt } = error instanceof ChangeFailed ? error : early(agent, change, error)
+    log.error({ ...about, code: failure.code, err: failure.code === 'internal' ? error : undefined }, failure.message)
+    change.failed(failure, receipt)
+  }
+}
+
+/** It failed before anything that serves was touched: the old release never noticed. */
+function early({ layout, ledger }: Agent, change: Change, error: unknown): ChangeFailed {
+  const running = currentRelease(layout, change.app)
+  const known = error instanceof Failure
+  const reason = known ? error.message : `a bug in the agent: ${reasonOf(error)}`
+  if (change.to !== null && change.to !== running) ledger.setState(change.app, change.to, 'failed')
+  const failure = new Failure(known ? (running === null ? 'deploy_down' : 'deploy_failed') : 'internal', reason, {
+    hint: known && error.hint !== undefined ? error.hint : 'the agent log says more: journalctl -u tarmac-agent',
+    cause: error,
+  })
+  return new ChangeFailed(failure, {
+    app: change.app,
+    release: change.to,
+    service: null,
+    phase: change.phase,
+    reason,
+    exit: null,
+    respawns: null,
+    output: [],
+    running,
+    undone: [],
+    next: ['tarmac status', 'tarmac deploys'],
+  })
+}

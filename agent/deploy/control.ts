@@ -1,0 +1,73 @@
+import { Failure, reasonOf } from '../../shared/failure.ts'
+import type { AppName } from '../../shared/names.ts'
+import type { Agent } from '../agent.ts'
+import type { UnitSpec } from '../init/init-system.ts'
+import { currentRelease, readRelease, type Release } from '../state/releases.ts'
+import { type Change, ChangeFailed, openChange, runChange } from './change.ts'
+import type { Ask } from './deploy.ts'
+import { receiptOf } from './go-back.ts'
+import { servingNow, startUnits } from './switch.ts'
+import { unitsOf } from './unit.ts'
+
+// Changes that move no release: what runs is stopped, started, or both, each with the gate.
+
+export async function restart(agent: Agent, ask: Ask): Promise<void> {
+  await withCurrent(agent, ask, async (release, units, change) => {
+    await stopAll(agent, units, change)
+    await startAll(agent, { release, units }, change)
+  })
+}
+
+/** A boot does not start it again either, until someone says start, push or rollback. */
+export async function stop(agent: Agent, ask: Ask): Promise<void> {
+  await withCurrent(agent, ask, async (_release, units, change) => {
+    for (const unit of units) await agent.init.disable(unit)
+    await stopAll(agent, units, change)
+  })
+}
+
+export async function start(agent: Agent, ask: Ask): Promise<void> {
+  await withCurrent(agent, ask, async (release, units, change) => {
+    for (const unit of units) await agent.init.enable(unit)
+    await startAll(agent, { release, units }, change)
+  })
+}
+
+async function withCurrent(agent: Agent, ask: Ask, work: (release: Release, units: UnitSpec[], change: Change) => Promise<void>): Promise<void> {
+  const release = readRelease(agent.layout, ask.app, currentOf(agent, ask.app))
+  const change = openChange(ask, agent, release.id)
+  await runChange(agent, change, async () => {
+    const { slot, units: installed } = await servingNow(agent, ask.app)
+    const account = await agent.init.ensureAccount(ask.app)
+    const units = unitsOf(release, { layout: agent.layout, account, slot: slot ?? 'a' })
+    if (installed.length < units.length) for (const unit of units) await agent.init.install(unit)
+    await work(release, units, change)
+    change.done({ release: release.id, previous: change.from })
+  })
+}
+
+async function stopAll({ init }: Agent, units: UnitSpec[], change: Change): Promise<void> {
+  for (const unit of units) {
+    await init.stop(unit)
+    change.step('stopped', { service: unit.service, slot: unit.slot })
+  }
+}
+
+async function startAll(agent: Agent, { release, units }: { release: Release; units: UnitSpec[] }, change: Change): Promise<void> {
+  try {
+    await startUnits(agent, units, change)
+  } catch (cause) {
+    const receipt = await receiptOf(agent, { release, units, cause }, change)
+    const failure = new Failure('deploy_down', `${change.kind} ${change.app}: ${release.id}: ${receipt.reason}`, {
+      hint: `go back: tarmac rollback; or see why: ${receipt.next[0] ?? reasonOf(cause)}`,
+      cause,
+    })
+    throw new ChangeFailed(failure, receipt)
+  }
+}
+
+export function currentOf(agent: Agent, app: AppName) {
+  const id = currentRelease(agent.layout, app)
+  if (id !== null) return id
+  throw new Failure('app_unknown', `find ${app}: no release of it serves on this host`, { hint: 'push one: tarmac push' })
+}

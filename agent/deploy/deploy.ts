@@ -1,0 +1,105 @@
+// The order of a deploy. This file knows every step and no detail; each step takes what the one before it returned.
+
+import type { BundleEntry } from '../../shared/bundle-read.ts'
+import { Failure } from '../../shared/failure.ts'
+import { contentOf } from '../../shared/manifest.ts'
+import type { AppName, ReleaseId } from '../../shared/names.ts'
+import type { Agent } from '../agent.ts'
+import { currentRelease, readRelease, type Release } from '../state/releases.ts'
+import { readSigners } from '../state/signers.ts'
+import { type Proved, proveManifest, storeObjects, tidyRefused } from './admit.ts'
+import { assemble } from './assemble.ts'
+import { type Asked, type Change, openChange, type Report, runChange } from './change.ts'
+import { goBack } from './go-back.ts'
+import type { Operation } from './operations.ts'
+import { pruneApp } from './prune.ts'
+import { previousGood } from './retention.ts'
+import { checkRoom } from './room.ts'
+import { makeCurrent, prepareUnits, replaceUnits, servingNow, type Serving } from './switch.ts'
+
+export interface Ask extends Asked {
+  operation: Operation
+  report: Report
+}
+
+/** Up to here nothing live has changed: a refusal is a plain HTTP status and leaves nothing behind. */
+export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<BundleEntry>): Promise<Proved> {
+  try {
+    const { proved, first } = await proveManifest(bundle, { app, signers: readSigners(agent.layout), now: new Date() })
+    await checkRoom(agent, proved.signed.manifest)
+    await storeObjects(agent.layout, proved, first, bundle)
+    return proved
+  } catch (error) {
+    tidyRefused(agent.layout, app)
+    throw error
+  }
+}
+
+/** From here on the deploy belongs to the agent and runs to its end, even if the client has gone. */
+export async function rollOut(agent: Agent, ask: Ask, proved: Proved): Promise<void> {
+  const { signed, signatures, signers } = proved
+  const change = openChange(ask, agent, signed.id)
+  await runChange(agent, change, async () => {
+    agent.ledger.received(ask.app, { id: signed.id, signers, ...sizeOf(proved) })
+    change.step('stored', { release: signed.id })
+    const release = await assemble(agent.layout, signed, signatures)
+    agent.ledger.setState(ask.app, release.id, 'assembled')
+    change.step('assembled', { release: release.id })
+    await switchTo(agent, release, change)
+    await settle(agent, release, change)
+  })
+}
+
+/** The same road with an older release: no upload, no approval. The release it leaves is marked bad. */
+export async function rollBack(agent: Agent, ask: Ask, release: Release): Promise<void> {
+  const change = openChange(ask, agent, release.id)
+  await runChange(agent, change, async () => {
+    await switchTo(agent, release, change)
+    if (change.from !== null && change.from !== release.id) agent.ledger.setState(ask.app, change.from, 'bad')
+    await settle(agent, release, change)
+  })
+}
+
+/** Stop the old, start the new, gate it, point `current` at it; and the one way back. */
+async function switchTo(agent: Agent, release: Release, change: Change): Promise<void> {
+  const serving: Serving = await servingNow(agent, change.app)
+  const units = await prepareUnits(agent, release, serving)
+  try {
+    agent.ledger.setState(change.app, release.id, 'started')
+    await replaceUnits(agent, units, serving.units, change)
+    await makeCurrent(agent, release, units)
+  } catch (cause) {
+    throw await goBack(agent, { release, units, serving, cause }, change)
+  }
+  change.step('switched', { release: release.id })
+}
+
+/** The new release is good and serves: nothing that fails from here on takes that back. */
+async function settle(agent: Agent, release: Release, change: Change): Promise<void> {
+  agent.ledger.setState(change.app, release.id, 'healthy')
+  agent.ledger.setWanted(change.app, release.id)
+  await pruneApp(agent, release, change)
+  change.done({ release: release.id, previous: change.from })
+}
+
+/** The release of the same content that runs already, if any: pushing it again would change nothing. */
+export function alreadyRunning(agent: Agent, { signed }: Proved): ReleaseId | null {
+  const { app } = signed.manifest
+  const current = currentRelease(agent.layout, app)
+  if (current === null || agent.ledger.app(app).wanted !== current) return null
+  return contentOf(readRelease(agent.layout, app, current).manifest) === contentOf(signed.manifest) ? current : null
+}
+
+/** Where a rollback goes, decided before anything is touched. Throws `nothing_to_roll_back_to` or `release_unknown`. */
+export function chooseTarget(agent: Agent, app: AppName, asked: ReleaseId | undefined): Release {
+  const target = asked ?? previousGood(agent.ledger.releases(app), currentRelease(agent.layout, app))
+  if (target !== null) return readRelease(agent.layout, app, target)
+  throw new Failure('nothing_to_roll_back_to', `rollback ${app}: no other release was ever healthy here and is not marked bad`, {
+    hint: 'what is kept: tarmac releases; one of them by name: tarmac rollback RELEASE',
+  })
+}
+
+function sizeOf({ signed }: Proved): { bytes: number; files: number } {
+  const { files } = signed.manifest
+  return { files: files.length, bytes: files.reduce((sum, entry) => sum + ('size' in entry ? entry.size : 0), 0) }
+}

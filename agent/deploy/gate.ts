@@ -1,0 +1,96 @@
+import { request } from 'node:http'
+import { connect } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { ServiceSpec } from '../../shared/manifest.ts'
+import type { InitSystem, UnitFacts, UnitKey } from '../init/init-system.ts'
+
+/** An app on ::1 only ("localhost" on some hosts) is healthy too. */
+const LOOPBACKS = ['127.0.0.1', '::1'] as const
+/** One answer may take so long before the next question is asked. */
+const PROBE_TIMEOUT_MS = 5_000
+
+/** Why a unit did not pass: what was asked, what was seen, and what init says of it. */
+export class NotHealthy extends Error {
+  readonly unit: UnitKey
+  readonly facts: UnitFacts
+
+  constructor(unit: UnitKey, facts: UnitFacts, reason: string) {
+    super(reason)
+    this.name = 'NotHealthy'
+    this.unit = unit
+    this.facts = facts
+  }
+}
+
+/**
+ * Waits until the unit is healthy: it answers `health.path`, or, with no path, stays up for `health.settleMs` (with
+ * its port open, when it has one). Throws NotHealthy when init gave up or `health.timeoutMs` is over.
+ */
+export async function awaitHealthy(init: InitSystem, unit: UnitKey, spec: ServiceSpec): Promise<void> {
+  const deadline = Date.now() + spec.health.timeoutMs
+  let why = 'it was not seen running'
+  let upSince: { since: string | undefined; at: number } | undefined
+  for (;;) {
+    const facts = await init.facts(unit)
+    if (facts.state === 'gave-up') {
+      throw new NotHealthy(unit, facts, `gave up after ${spec.restart.attempts} starts within ${spec.restart.withinMs / 1000} s`)
+    }
+    if (facts.state === 'failed' || facts.state === 'absent' || facts.state === 'stopped') {
+      throw new NotHealthy(unit, facts, `is ${facts.state}`)
+    }
+    if (facts.state === 'running') {
+      if (upSince?.since !== facts.since) upSince = { since: facts.since, at: Date.now() }
+      const no = await probe(spec)
+      const settled = Date.now() - (upSince?.at ?? 0) >= spec.health.settleMs
+      if (no === undefined && (spec.health.path !== undefined || settled)) return
+      why = no ?? `it was up for less than ${spec.health.settleMs / 1000} s`
+    } else {
+      upSince = undefined
+      why = `it is ${facts.state}, after ${facts.respawns} respawns`
+    }
+    if (Date.now() >= deadline) {
+      throw new NotHealthy(unit, facts, `not healthy within ${spec.health.timeoutMs / 1000} s: ${why}`)
+    }
+    await sleep(spec.health.intervalMs)
+  }
+}
+
+/** Says why it is not healthy, or undefined when it is. */
+async function probe({ port, health }: ServiceSpec): Promise<string | undefined> {
+  if (port === undefined) return undefined
+  let no: string | undefined
+  for (const host of LOOPBACKS) {
+    no = health.path === undefined ? await probePort(host, port) : await probePath(host, port, health)
+    // Only "nobody listens there" asks the other loopback address: any other answer is the app's own.
+    if (no === undefined || !no.includes('ECONNREFUSED')) return no
+  }
+  return no
+}
+
+function probePort(host: string, port: number): Promise<string | undefined> {
+  return new Promise((resolve) => {
+    const socket = connect({ host, port, timeout: PROBE_TIMEOUT_MS })
+    const end = (no: string | undefined) => {
+      socket.destroy()
+      resolve(no)
+    }
+    socket.once('connect', () => end(undefined))
+    socket.once('timeout', () => end(`port ${port} did not answer within ${PROBE_TIMEOUT_MS / 1000} s`))
+    socket.once('error', (error) => end(`port ${port}: ${error.message}`))
+  })
+}
+
+function probePath(host: string, port: number, health: ServiceSpec['health']): Promise<string | undefined> {
+  return new Promise((resolve) => {
+    // No agent, so no idle keep-alive connection that the app would have to wait for when it stops.
+    const asked = request({ host, port, path: health.path, agent: false, timeout: PROBE_TIMEOUT_MS }, (answer) => {
+      const status = answer.statusCode ?? 0
+      answer.destroy()
+      const well = health.status === undefined ? status >= 200 && status < 300 : status === health.status
+      resolve(well ? undefined : `GET ${health.path} answered ${status}, not ${health.status ?? '2xx'}`)
+    })
+    asked.once('timeout', () => asked.destroy(new Error(`no answer within ${PROBE_TIMEOUT_MS / 1000} s`)))
+    asked.once('error', (error) => resolve(`GET ${health.path}: ${error.message || ('code' in error ? String(error.code) : 'no answer')}`))
+    asked.end()
+  })
+}

@@ -1,0 +1,126 @@
+import { Failure, reasonOf } from '../../shared/failure.ts'
+import type { ReleaseId, ServiceName } from '../../shared/names.ts'
+import type { Receipt } from '../../shared/wire.ts'
+import type { Agent } from '../agent.ts'
+import type { UnitFacts, UnitKey, UnitSpec } from '../init/init-system.ts'
+import { readRelease, type Release } from '../state/releases.ts'
+import { type Change, ChangeFailed } from './change.ts'
+import { NotHealthy } from './gate.ts'
+import { makeCurrent, type Serving, startUnits } from './switch.ts'
+import { unitsOf } from './unit.ts'
+
+/** As many lines as fit one screen beside the rest of the receipt. */
+const OUTPUT_LINES = 40
+/** The journal lags behind the exit by up to half a second (measured on systemd 255). */
+const OUTPUT_LAG_MS = 600
+
+interface FailedSwitch {
+  release: Release
+  units: UnitSpec[]
+  serving: Serving
+  cause: unknown
+}
+
+/**
+ * The way back: the failed release is stopped and the one before it started and gated again. Says how that ended
+ * instead of throwing, so that a failed return never hides why it was needed.
+ */
+export async function goBack(agent: Agent, failed: FailedSwitch, change: Change): Promise<ChangeFailed> {
+  const { release, serving, cause } = failed
+  const receipt = await receiptOf(agent, failed, change)
+  const what = `${change.kind} ${change.app}: ${release.id} ${cause instanceof NotHealthy ? `did not become healthy: ${receipt.reason}` : `was not started: ${receipt.reason}`}`
+  agent.ledger.setState(change.app, release.id, 'failed')
+  const lost = await stopFailed(agent, failed.units, change)
+  if (lost !== undefined) return down(receipt, what, `stopping it failed too: ${lost}`)
+  if (serving.release === null) {
+    agent.ledger.setWanted(change.app, release.id)
+    return down(receipt, what, 'there is no earlier release to go back to')
+  }
+  change.step('going-back', { release: serving.release })
+  const notBack = await startAgain(agent, serving.release, failed, change)
+  if (notBack !== undefined) return down(receipt, what, `going back to ${serving.release} failed too: ${notBack}`)
+  change.step('gone-back', { release: serving.release })
+  const failure = new Failure('deploy_rolled_back', what, { hint: `${serving.release} serves again; see why with: ${receipt.next[0]}`, cause })
+  return new ChangeFailed(failure, {
+    ...receipt,
+    running: serving.release,
+    undone: [`${release.id} was stopped`, `${serving.release} was started again and is healthy`],
+  })
+}
+
+function down(receipt: Receipt, what: string, why: string): ChangeFailed {
+  const failure = new Failure('deploy_down', `${what}; ${why}`, { hint: 'nothing serves now: push a fix, or tarmac rollback RELEASE' })
+  return new ChangeFailed(failure, { ...receipt, running: null, undone: [why] })
+}
+
+/** A unit that gave up is left as it is: what init says of it (its respawns, its exit) is evidence. */
+async function stopFailed({ init }: Agent, units: UnitSpec[], change: Change): Promise<string | undefined> {
+  try {
+    for (const unit of units) {
+      const { state } = await init.facts(unit)
+      if (state !== 'gave-up' && state !== 'failed' && state !== 'absent') await init.stop(unit)
+      await init.disable(unit)
+      change.step('stopped', { release: unit.release, service: unit.service, slot: unit.slot })
+    }
+    return undefined
+  } catch (error) {
+    return reasonOf(error)
+  }
+}
+
+async function startAgain(agent: Agent, id: ReleaseId, { units, serving }: FailedSwitch, change: Change): Promise<string | undefined> {
+  try {
+    const before = readRelease(agent.layout, change.app, id)
+    const account = await agent.init.ensureAccount(change.app)
+    const slot = serving.slot ?? (units[0]?.slot === 'a' ? 'b' : 'a')
+    const old = unitsOf(before, { layout: agent.layout, account, slot })
+    // Written again when they are not there: with nothing of it installed there is nothing to start.
+    if (serving.units.length < old.length) for (const unit of old) await agent.init.install(unit)
+    await startUnits(agent, old, change)
+    await makeCurrent(agent, before, old)
+    return undefined
+  } catch (error) {
+    return reasonOf(error)
+  }
+}
+
+export async function receiptOf(
+  agent: Agent,
+  { release, units, cause }: Pick<FailedSwitch, "release" | "units" | "cause">,
+  change: Change): Promise<Receipt> {
+  const sick: UnitKey | undefined = cause instanceof NotHealthy ? cause.unit : units.find(({ service }) => reasonOf(cause).includes(service))
+  const service: ServiceName | null = sick?.service ?? null
+  const facts: UnitFacts | undefined = cause instanceof NotHealthy ? cause.facts : undefined
+  const exit = facts?.lastExit ?? null
+  const how = exit === null ? '' : ` (${exit.oom ? 'out of memory' : exit.signal === null ? `exit code ${exit.code}` : `signal ${exit.signal}`})`
+  return {
+    app: change.app,
+    release: release.id,
+    service,
+    phase: cause instanceof NotHealthy ? 'gate' : 'start',
+    reason: `${service === null ? '' : `${service} `}${reasonOf(cause)}${how}`,
+    exit,
+    respawns: facts?.respawns ?? null,
+    output: await outputOf(agent, release, service),
+    running: null,
+    undone: [],
+    next: [
+      `tarmac logs${service === null ? '' : ` ${service}`} --release ${release.id}`,
+      'tarmac status',
+      'fix it and push again: tarmac push',
+    ],
+  }
+}
+
+async function outputOf({ init }: Agent, release: Release, service: ServiceName | null): Promise<string[]> {
+  const lines: string[] = []
+  try {
+    await new Promise((resolve) => setTimeout(resolve, OUTPUT_LAG_MS))
+    const query = { app: release.manifest.app, release: release.id, lines: OUTPUT_LINES, ...(service === null ? {} : { service }) }
+    for await (const line of init.logs(query, AbortSignal.timeout(5_000))) lines.push(line.message)
+  } catch (error) {
+    // The receipt is worth having without its output; what went wrong reading it stands in its place.
+    lines.push(`(its output could not be read: ${reasonOf(error)})`)
+  }
+  return lines
+}

@@ -1,0 +1,40 @@
+import { Failure } from '../../shared/failure.ts'
+import type { AppName, ReleaseId } from '../../shared/names.ts'
+import type { ChangeKind } from '../../shared/wire.ts'
+
+export interface Operation {
+  app: AppName
+  kind: ChangeKind
+  who: string
+  since: string
+  phase: string
+  release: ReleaseId | null
+}
+
+/**
+ * One change at a time per app, owned by the agent's own operation and ended with it: there is no lock file, and so
+ * nothing to unlock. A second change is told who is busy, since when and with what.
+ */
+export function createOperations() {
+  const open = new Map<AppName, Operation>()
+  return {
+    /** Throws `busy`. Call the returned function when the operation ends, however it ends. */
+    begin(operation: Omit<Operation, 'since' | 'phase' | 'release'>): { operation: Operation; end: () => void } {
+      const busy = open.get(operation.app)
+      if (busy) throw busyFailure(busy)
+      const begun: Operation = { ...operation, since: new Date().toISOString(), phase: 'receiving', release: null }
+      open.set(operation.app, begun)
+      return { operation: begun, end: () => void (open.get(operation.app) === begun && open.delete(operation.app)) }
+    },
+    of: (app: AppName): Operation | undefined => open.get(app),
+    all: (): Operation[] => [...open.values()],
+  }
+}
+
+export type Operations = ReturnType<typeof createOperations>
+
+export function busyFailure({ app, kind, who, since, phase }: Operation): Failure {
+  return new Failure('busy', `change ${app}: ${who} has been busy with a ${kind} since ${since} (${phase})`, {
+    hint: 'it ends by itself; follow it with: tarmac deploys',
+  })
+}

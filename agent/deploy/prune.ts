@@ -1,0 +1,48 @@
+import { reasonOf } from '../../shared/failure.ts'
+import type { AppName, ReleaseId } from '../../shared/names.ts'
+import type { Agent } from '../agent.ts'
+import { removeTree, renameWhole } from '../state/disk.ts'
+import { bytesOfObjects, collectObjects } from '../state/objects.ts'
+import { currentRelease, type Release, releasesOn } from '../state/releases.ts'
+import type { Change } from './change.ts'
+import { planRetention, type Verdict } from './retention.ts'
+
+/** What would go and why: only releases that both the disk and the ledger know. */
+export function retentionOf(agent: Agent, app: AppName, keep: { releases: number; failed: number }): Verdict[] {
+  const onDisk = new Set(releasesOn(agent.layout, app))
+  const known = agent.ledger.releases(app).filter(({ id }) => onDisk.has(id))
+  const inFlight = agent.operations.of(app)?.release
+  return planRetention(known, {
+    current: currentRelease(agent.layout, app),
+    inFlight: new Set(inFlight ? [inFlight] : []),
+    keep,
+  })
+}
+
+/** After the switch, so its failure is a warning: the release is live, and saying otherwise would be a lie. */
+export async function pruneApp(agent: Agent, release: Release, change: Change): Promise<void> {
+  const { layout, ledger } = agent
+  try {
+    const gone: ReleaseId[] = []
+    for (const { id, keep } of retentionOf(agent, change.app, release.manifest.keep)) {
+      if (keep) continue
+      await removeRelease(agent, change.app, id)
+      gone.push(id)
+    }
+    const freed = await collectObjects(layout, change.app)
+    ledger.setBytesOnDisk(change.app, await bytesOfObjects(layout, change.app))
+    if (gone.length > 0 || freed > 0) change.step('pruned', { message: `${gone.length} releases, ${freed} bytes` })
+  } catch (error) {
+    agent.log.warn({ err: error, app: change.app }, 'prune')
+    change.step('warning', { message: `prune ${change.app}: ${reasonOf(error)}` })
+  }
+}
+
+/** It disappears at once by a rename; the deleting, which takes longer, happens out of sight. */
+async function removeRelease({ layout, ledger, init }: Agent, app: AppName, id: ReleaseId): Promise<void> {
+  const doomed = layout.incoming(app, `${id}.removed`)
+  await renameWhole(layout.releaseDir(app, id), doomed)
+  ledger.setState(app, id, 'pruned')
+  await removeTree(doomed)
+  await init.forgetRelease(app, id)
+}

@@ -1,0 +1,57 @@
+import type { ReleaseId } from '../../shared/names.ts'
+import type { ReleaseState } from '../../shared/wire.ts'
+
+// What to keep and what to remove, and why. Pure: it is told everything and touches nothing.
+
+export interface Kept {
+  id: ReleaseId
+  /** The agent's own order, newest highest. */
+  seq: number
+  state: ReleaseState
+  onceHealthy: boolean
+}
+
+export interface RetentionFacts {
+  current: ReleaseId | null
+  /** Releases a change is working with. */
+  inFlight: ReadonlySet<ReleaseId>
+  keep: { releases: number; failed: number }
+}
+
+export interface Verdict {
+  id: ReleaseId
+  keep: boolean
+  why: string
+}
+
+/**
+ * One verdict per release, newest first. Current, the previous good one and those in flight are never removed; the
+ * quota of `keep.releases` counts only releases that were once healthy; failed ones have their own quota, so that
+ * ten bad pushes in a row never push out the last good one.
+ */
+export function planRetention(releases: readonly Kept[], facts: RetentionFacts): Verdict[] {
+  const newestFirst = [...releases].sort((a, b) => b.seq - a.seq)
+  const previous = previousGood(newestFirst, facts.current)
+  let good = 0
+  let failed = 0
+  return newestFirst.map(({ id, onceHealthy, state }) => {
+    // Counted before anything is pinned: current and previous take their places in the quota.
+    const place = onceHealthy ? ++good : ++failed
+    if (id === facts.current) return { id, keep: true, why: 'current' }
+    if (facts.inFlight.has(id)) return { id, keep: true, why: 'a change is working with it' }
+    if (id === previous) return { id, keep: true, why: 'previous good: rollback goes here' }
+    const what = onceHealthy ? (state === 'bad' ? 'once healthy, marked bad' : 'once healthy') : 'never healthy'
+    const quota = onceHealthy ? facts.keep.releases : facts.keep.failed
+    return { id, keep: place <= quota, why: `${what}, ${place} of the ${quota} kept` }
+  })
+}
+
+/** Where a rollback without a name goes: the newest once-healthy release that is not bad and does not run now. */
+export function previousGood(releases: readonly Kept[], current: ReleaseId | null): ReleaseId | null {
+  let best: Kept | undefined
+  for (const release of releases) {
+    if (!release.onceHealthy || release.state === 'bad' || release.id === current) continue
+    if (!best || release.seq > best.seq) best = release
+  }
+  return best?.id ?? null
+}

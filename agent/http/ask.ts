@@ -1,0 +1,105 @@
+import type { Context } from 'hono'
+import { stream } from 'hono/streaming'
+import { Failure, reasonOf } from '../../shared/failure.ts'
+import { type AppName, parseAppName, parseReleaseId, parseServiceName } from '../../shared/names.ts'
+import type { LogAnswer, ReleaseEntry } from '../../shared/wire.ts'
+import type { Agent } from '../agent.ts'
+import { currentOf } from '../deploy/control.ts'
+import { retentionOf } from '../deploy/prune.ts'
+import type { LogQuery } from '../init/init-system.ts'
+import { appsOn, currentRelease, readRelease } from '../state/releases.ts'
+import { agentStatus } from '../watch/status.ts'
+
+// Questions: they change nothing.
+
+/** Enough for a screen to scroll through; more is a job for journalctl. */
+const MAX_LOG_LINES = 10_000
+const DEFAULT_LOG_LINES = 100
+const MAX_DEPLOYS = 1_000
+const DEFAULT_DEPLOYS = 20
+
+export async function status(agent: Agent, c: Context): Promise<Response> {
+  const app = c.req.query('app')
+  return c.json(await agentStatus(agent, app === undefined ? undefined : parseAppName(app)))
+}
+
+export function releases(agent: Agent, app: AppName, c: Context): Response {
+  const current = currentRelease(agent.layout, app)
+  refuseUnknown(agent, app)
+  const rows = new Map(agent.ledger.releases(app).map((row) => [row.id, row]))
+  const newest = [...rows.keys()][0]
+  const from = current ?? newest
+  const keep = from === undefined ? { releases: 10, failed: 2 } : readRelease(agent.layout, app, from).manifest.keep
+  const entries = retentionOf(agent, app, keep).map(({ id, why }): ReleaseEntry => {
+    const row = rows.get(id)
+    return {
+      id,
+      state: row?.state ?? 'assembled',
+      current: id === current,
+      createdAt: readRelease(agent.layout, app, id).manifest.created,
+      signers: row?.signers ?? [],
+      bytes: row?.bytes ?? 0,
+      keep: why,
+    }
+  })
+  return c.json({ releases: entries })
+}
+
+export function deploys(agent: Agent, app: AppName, c: Context): Response {
+  const limit = countOf(c.req.query('n'), { what: 'n', initial: DEFAULT_DEPLOYS, max: MAX_DEPLOYS })
+  const entries = agent.ledger.deploys(app, limit)
+  if (entries.length === 0) refuseUnknown(agent, app)
+  return c.json({ deploys: entries })
+}
+
+export function logs(agent: Agent, app: AppName, c: Context): Response {
+  refuseUnknown(agent, app)
+  const { service, release, since, follow, n } = c.req.query()
+  const query: LogQuery = {
+    app,
+    lines: countOf(n, { what: 'n', initial: DEFAULT_LOG_LINES, max: MAX_LOG_LINES }),
+    follow: follow === '1',
+    ...(service === undefined ? {} : { service: knownService(agent, app, service) }),
+    ...(release === undefined ? {} : { release: parseReleaseId(release) }),
+    ...(since === undefined ? {} : { since: instantOf(since) }),
+  }
+  c.header('content-type', 'application/x-ndjson')
+  return stream(c, async (out) => {
+    const gone = new AbortController()
+    out.onAbort(() => gone.abort())
+    const write = (line: LogAnswer) => out.write(`${JSON.stringify(line)}\n`)
+    try {
+      for await (const line of agent.init.logs(query, gone.signal)) await write(line)
+    } catch (error) {
+      if (gone.signal.aborted) return
+      const failure = error instanceof Failure ? error : new Failure('internal', `read logs of ${app}: ${reasonOf(error)}`)
+      await write({ refusal: failure.toRefusal() })
+    }
+  })
+}
+
+function refuseUnknown(agent: Agent, app: AppName): void {
+  if (appsOn(agent.layout).includes(app)) return
+  throw new Failure('app_unknown', `find ${app}: there is no such app on this host`, { hint: 'what there is: tarmac status' })
+}
+
+function knownService(agent: Agent, app: AppName, name: string) {
+  const service = parseServiceName(name)
+  const { manifest } = readRelease(agent.layout, app, currentRelease(agent.layout, app) ?? currentOf(agent, app))
+  const known = Object.keys(manifest.services)
+  if (known.includes(service)) return service
+  throw new Failure('service_unknown', `find ${app}: it has no service ${JSON.stringify(name)}, only ${known.join(', ')}`)
+}
+
+function countOf(text: string | undefined, { what, initial, max }: { what: string; initial: number; max: number }): number {
+  if (text === undefined) return initial
+  if (/^\d{1,6}$/.test(text)) return Math.min(Number(text), max)
+  throw new Failure('request_refused', `read request: ${what}=${JSON.stringify(text)} is no whole number`)
+}
+
+function instantOf(text: string): string {
+  const at = new Date(text)
+  if (!Number.isNaN(at.getTime())) return at.toISOString()
+  throw new Failure('request_refused', `read request: since=${JSON.stringify(text)} is no ISO 8601 time`)
+}
+

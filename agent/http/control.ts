@@ -1,0 +1,36 @@
+import type { Context } from 'hono'
+import * as v from 'valibot'
+import { Failure } from '../../shared/failure.ts'
+import { type AppName, parseReleaseId } from '../../shared/names.ts'
+import type { ChangeKind } from '../../shared/wire.ts'
+import type { Agent } from '../agent.ts'
+import { currentOf, restart, start, stop } from '../deploy/control.ts'
+import { type Ask, chooseTarget, rollBack } from '../deploy/deploy.ts'
+import type { Identity } from './identity.ts'
+import { answerWithLines } from './lines.ts'
+
+const rollbackSchema = v.strictObject({ release: v.optional(v.string()) })
+
+export async function rollback(agent: Agent, app: AppName, identity: Identity, c: Context): Promise<Response> {
+  const parsed = v.safeParse(rollbackSchema, await c.req.json().catch(() => ({})))
+  if (!parsed.success) throw new Failure('request_refused', `rollback ${app}: the body is not {"release"?: "…"}`)
+  const asked = parsed.output.release === undefined ? undefined : parseReleaseId(parsed.output.release)
+  const target = chooseTarget(agent, app, asked)
+  return change(agent, { app, kind: 'rollback', identity }, c, (ask) => rollBack(agent, ask, target))
+}
+
+export async function control(agent: Agent, kind: 'restart' | 'stop' | 'start', app: AppName, identity: Identity, c: Context): Promise<Response> {
+  currentOf(agent, app)
+  const work = { restart, stop, start }[kind]
+  return change(agent, { app, kind, identity }, c, (ask) => work(agent, ask))
+}
+
+function change(
+  agent: Agent,
+  { app, kind, identity }: { app: AppName; kind: ChangeKind; identity: Identity },
+  c: Context,
+  work: (ask: Ask) => Promise<void>,
+): Response {
+  const { operation, end } = agent.operations.begin({ app, kind, who: identity.who })
+  return answerWithLines(c, (report) => work({ app, kind, ...identity, operation, report }).finally(end))
+}

@@ -1,0 +1,48 @@
+import type { Context } from 'hono'
+import { stream } from 'hono/streaming'
+import type { Line } from '../../shared/wire.ts'
+import type { Report } from '../deploy/change.ts'
+
+/** A watcher hears something at least this often, so that a silent network is told apart from slow work. */
+const HEARTBEAT_MS = 4_000
+
+/**
+ * Answers with NDJSON while the work goes on. The work belongs to the agent: when the client hangs up the lines go
+ * nowhere and the work goes on. `stream` of Hono, since a bare ReadableStream throws at the next enqueue then.
+ */
+export function answerWithLines(c: Context, work: (report: Report) => Promise<void>): Response {
+  const queue: Line[] = []
+  let wake: () => void = () => {}
+  let over = false
+  const began = Date.now()
+  const report: Report = (line) => {
+    queue.push(line)
+    wake()
+  }
+  const end = () => {
+    over = true
+    wake()
+  }
+  // Started here and not in the stream's callback: the work must not depend on whether anybody reads the answer.
+  void work(report).finally(end)
+  c.header('content-type', 'application/x-ndjson')
+  return stream(c, async (out) => {
+    while (!out.aborted) {
+      const lines = queue.splice(0)
+      if (lines.length > 0) await out.write(lines.map((line) => `${JSON.stringify(line)}\n`).join(''))
+      else if (over) return
+      else if (!(await woken())) report({ step: 'waiting', at: new Date().toISOString(), ms: Date.now() - began })
+    }
+  })
+
+  function woken(): Promise<boolean> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => resolve(false), HEARTBEAT_MS)
+      wake = () => {
+        clearTimeout(timer)
+        resolve(true)
+      }
+      if (queue.length > 0 || over) wake()
+    })
+  }
+}

@@ -1,0 +1,50 @@
+import type { IncomingMessage } from 'node:http'
+import type { Context } from 'hono'
+import { type BundleEntry, readBundle } from '../../shared/bundle-read.ts'
+import type { AppName } from '../../shared/names.ts'
+import type { MissingAnswer } from '../../shared/wire.ts'
+import type { Agent } from '../agent.ts'
+import { proveManifest } from '../deploy/admit.ts'
+import { admit, alreadyRunning, rollOut } from '../deploy/deploy.ts'
+import { busyFailure } from '../deploy/operations.ts'
+import { checkRoom } from '../deploy/room.ts'
+import { missingObjects } from '../state/objects.ts'
+import { readSigners } from '../state/signers.ts'
+import { answerWithLines } from './lines.ts'
+import type { Identity } from './identity.ts'
+
+/** What the agent lacks of a release, and every early no: policy, disk, busy. Takes a bundle without objects. */
+export async function missing(agent: Agent, app: AppName, c: Context): Promise<Response> {
+  const { proved } = await proveManifest(bundleOf(c), { app, signers: readSigners(agent.layout), now: new Date() })
+  const busy = agent.operations.of(app)
+  if (busy) throw busyFailure(busy)
+  const { manifest, id } = proved.signed
+  await checkRoom(agent, manifest)
+  const answer: MissingAnswer = {
+    release: id,
+    missing: await missingObjects(agent.layout, manifest),
+    alreadyRunning: alreadyRunning(agent, proved),
+  }
+  return c.json(answer)
+}
+
+export async function push(agent: Agent, app: AppName, identity: Identity, c: Context): Promise<Response> {
+  const { operation, end } = agent.operations.begin({ app, kind: 'push', who: identity.who })
+  const bundle = bundleOf(c)
+  try {
+    const proved = await admit(agent, app, bundle)
+    return answerWithLines(c, (report) => rollOut(agent, { app, kind: 'push', ...identity, operation, report }, proved).finally(end))
+  } catch (error) {
+    end()
+    throw error
+  } finally {
+    await bundle.return(undefined)
+  }
+}
+
+/** The raw request, not Hono's body: it is streamed, never held, and a cut connection throws where it is read. */
+function bundleOf(c: Context): AsyncGenerator<BundleEntry> {
+  const incoming = c.env.incoming as IncomingMessage
+  // A refusal must still be answered: leaving the loop must not close the connection.
+  return readBundle(incoming.iterator({ destroyOnReturn: false }))
+}

@@ -1,0 +1,69 @@
+import { createServer, type Server } from 'node:https'
+import type { Socket } from 'node:net'
+import { createAdaptorServer } from '@hono/node-server'
+import { Failure, isErrno } from '../../shared/failure.ts'
+import type { Agent } from '../agent.ts'
+import { DEFAULTS } from '../config.ts'
+import type { TlsIdentity } from '../state/tls.ts'
+import { routesOf } from './routes.ts'
+
+export interface Listening {
+  host: string
+  port: number
+  /** Takes no new connection; resolves when the last one has ended. */
+  close(): Promise<void>
+}
+
+export async function listen(agent: Agent, tls: TlsIdentity): Promise<Listening> {
+  const { host, port } = agent.config.listen
+  const server = createAdaptorServer({
+    fetch: routesOf(agent).fetch,
+    createServer,
+    serverOptions: {
+      key: tls.key,
+      cert: tls.cert,
+      // The exporter that ties a signature to its connection is safe from 1.3 on.
+      minVersion: 'TLSv1.3',
+      ALPNProtocols: ['http/1.1'],
+      // 0: a long upload is no slow client. Idle sockets are cut by the timeout below.
+      requestTimeout: 0,
+      headersTimeout: DEFAULTS.headersTimeoutMs,
+      keepAliveTimeout: DEFAULTS.keepAliveTimeoutMs,
+      maxHeaderSize: DEFAULTS.maxHeaderBytes,
+    },
+  }) as Server
+  server.maxConnections = DEFAULTS.maxConnections
+  cutIdleUploads(server)
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (error) => reject(listenFailure(error, `${host}:${port}`)))
+    server.listen(port, host, resolve)
+  })
+  const address = server.address()
+  return {
+    host,
+    port: typeof address === 'object' && address !== null ? address.port : port,
+    close: () =>
+      new Promise((resolve) => {
+        server.close(() => resolve())
+        server.closeIdleConnections()
+      }),
+  }
+}
+
+/** A client that stopped sending in the middle of a request has gone, and must not keep an app busy for ever. */
+function cutIdleUploads(server: Server): void {
+  server.on('request', (request) => {
+    const socket: Socket = request.socket
+    socket.setTimeout(DEFAULTS.idleTimeoutMs, () => {
+      if (!request.complete) socket.destroy()
+    })
+  })
+}
+
+function listenFailure(error: Error, where: string): Error {
+  if (!isErrno(error, 'EADDRINUSE', 'EACCES', 'EADDRNOTAVAIL')) return error
+  return new Failure('config_invalid', `listen ${where}: ${error.message}`, {
+    hint: 'is another agent running? choose another address with --listen HOST:PORT or listen in agent.toml',
+    cause: error,
+  })
+}

@@ -1,0 +1,204 @@
+import { mkdir, readFile, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import * as v from 'valibot'
+import { Failure, isErrno, reasonOf } from '../../shared/failure.ts'
+import type { AppName, ReleaseId } from '../../shared/names.ts'
+import type { Log } from '../log.ts'
+import { writeWhole } from '../state/disk.ts'
+import { ensureSystemAccount } from './accounts.ts'
+import { callerAccount } from './embedded-environment.ts'
+import { createLogBook } from './embedded-log.ts'
+import { readLogs } from './embedded-log-read.ts'
+import { killFamily, leftoverOf, membersOf, stampOf } from './embedded-process.ts'
+import { type Records, readEnvironment, recordsAt, writeEnvironment } from './embedded-record.ts'
+import { createUnit, type Unit } from './embedded-unit.ts'
+import type { InitSystem, UnitExit, UnitFacts, UnitKey } from './init-system.ts'
+
+const ABSENT: UnitFacts = {
+  state: 'absent',
+  pid: undefined,
+  since: undefined,
+  respawns: 0,
+  lastExit: undefined,
+  memoryBytes: undefined,
+}
+
+const claim = v.object({ pid: v.number(), stamp: v.string() })
+
+/**
+ * An init system without an init: the agent runs the services as its own children, with systemd's respawn limit, stop
+ * and answers. For trials, containers and laptops; Linux and macOS. It differs from systemd in this:
+ *
+ * - Services end with the agent: `close` stops them, and what an agent that was killed left is ended here, before
+ *   anything starts. Then enabled units are started, as a boot would.
+ * - There is no sandbox, and memory and task limits are not held.
+ * - Without root services run as the caller.
+ *
+ * `dir` holds records and logs and is for one agent at a time: throws `busy` when a living one has it.
+ */
+export async function createEmbedded({ dir, log }: { dir: string; log: Log }): Promise<InitSystem> {
+  await mkdir(dir, { recursive: true, mode: 0o700 })
+  const claimFile = join(dir, 'agent.json')
+  await claimDir(claimFile)
+  const records = recordsAt(dir)
+  await endLeftovers(records, log)
+
+  const book = createLogBook(join(dir, 'logs'), log)
+  const units = new Map<string, Unit>()
+  const turns = new Map<string, Promise<unknown>>()
+  const listeners: ((exit: UnitExit) => void)[] = []
+  const closing = new AbortController()
+
+  /** The unit of a record that is there. */
+  function unitOf(key: UnitKey): Unit {
+    const { app, service, slot } = key
+    const file = records.fileOf(key)
+    const unit =
+      units.get(file) ??
+      createUnit({
+        name: nameOf(key),
+        async read() {
+          const { unit } = await recordOf(key)
+          return { ...unit, env: await readEnvironment(unit.envFile) }
+        },
+        noteRun: (run) => records.update(key, (before) => ({ ...known(before, key), run })),
+        report: (exit, respawns) => {
+          for (const listener of listeners) listener({ app, service, slot, exit, respawns })
+        },
+        book,
+        pipeFile: `${file}.pipe`,
+        log,
+      })
+    units.set(file, unit)
+    return unit
+  }
+
+  async function recordOf(key: UnitKey) {
+    return known(await records.read(key), key)
+  }
+
+  /** Two changes of one unit never overlap: a `stop` that came first is done before the `start` after it begins. */
+  function inTurn<T>(key: UnitKey, work: () => Promise<T>): Promise<T> {
+    const file = records.fileOf(key)
+    const turn = (turns.get(file) ?? Promise.resolve()).then(work)
+    turns.set(
+      file,
+      turn.catch(() => {}),
+    )
+    return turn
+  }
+
+  async function start(key: UnitKey): Promise<void> {
+    if (closing.signal.aborted) throw new Failure('agent_stopping', `start ${nameOf(key)}: the agent is stopping`)
+    await recordOf(key)
+    await unitOf(key).start()
+  }
+
+  const setEnabled = (key: UnitKey, enabled: boolean) =>
+    records.update(key, (before) => ({ ...known(before, key), enabled }))
+
+  for (const key of await records.keys()) {
+    if (!(await recordOf(key)).enabled) continue
+    // As at a boot: one that does not start is no reason for the others not to.
+    await start(key).catch((error: unknown) =>
+      log.error({ unit: nameOf(key), reason: reasonOf(error) }, 'start at boot'),
+    )
+  }
+
+  return {
+    name: 'embedded',
+    ensureAccount: async (app) => (process.getuid?.() === 0 ? ensureSystemAccount(app) : callerAccount()),
+    install: (unit) =>
+      inTurn(unit, async () => {
+        const { env, ...rest } = unit
+        if (unit.spec.limits !== undefined)
+          log.warn({ unit: nameOf(unit) }, 'the embedded init holds no memory or task limits')
+        await writeEnvironment(unit.envFile, env)
+        await records.update(unit, (before) => ({ enabled: false, ...before, unit: rest }))
+      }),
+    start: (key) => inTurn(key, () => start(key)),
+    stop: (key) => inTurn(key, async () => units.get(records.fileOf(key))?.stop()),
+    enable: (key) => setEnabled(key, true),
+    disable: async (key) => {
+      if ((await records.read(key)) !== undefined) await setEnabled(key, false)
+    },
+    isEnabled: async (key) => (await records.read(key))?.enabled ?? false,
+    remove: (key) =>
+      inTurn(key, async () => {
+        await units.get(records.fileOf(key))?.stop()
+        units.delete(records.fileOf(key))
+        const record = await records.read(key)
+        if (record === undefined) return
+        await rm(record.unit.envFile, { force: true })
+        await records.remove(key)
+      }),
+    async facts(key) {
+      return (await records.read(key)) === undefined ? ABSENT : unitOf(key).facts()
+    },
+    async installed(app) {
+      const keys = await records.keysOf(app)
+      return Promise.all(keys.map(async (key) => ({ ...key, release: (await records.read(key))?.unit.release })))
+    },
+    onExit(listener) {
+      listeners.push(listener)
+    },
+    logs: (query, signal) => readLogs(book, query, AbortSignal.any([signal, closing.signal])),
+    forgetRelease: (app: AppName, release: ReleaseId) => book.forget(app, release),
+    async close() {
+      if (closing.signal.aborted) return
+      closing.abort()
+      // After the changes under way, so that no start slips in behind us.
+      await Promise.all(turns.values())
+      const ends = await Promise.allSettled([...units.values()].map((unit) => unit.stop()))
+      listeners.length = 0
+      await rm(claimFile, { force: true })
+      const failed = ends.find((end) => end.status === 'rejected')
+      if (failed) throw failed.reason
+    },
+  }
+}
+
+function known<T>(record: T | undefined, key: UnitKey): T {
+  if (record === undefined) throw new Failure('service_unknown', `unit ${nameOf(key)}: there is none`)
+  return record
+}
+
+function nameOf({ app, service, slot }: UnitKey): string {
+  return `${app}/${service}@${slot}`
+}
+
+/** A second agent on one directory would take the first one's services for leftovers, and end them. */
+async function claimDir(claimFile: string): Promise<void> {
+  const other = await readFile(claimFile, 'utf8').catch((error: unknown) => {
+    if (isErrno(error, 'ENOENT')) return undefined
+    throw error
+  })
+  if (other !== undefined) {
+    const { pid, stamp } = v.parse(claim, JSON.parse(other))
+    if (pid !== process.pid && (await stampOf(pid)) === stamp) {
+      throw new Failure('busy', `open ${claimFile}: the agent with pid ${pid} runs its services there`, {
+        hint: `stop that one first: kill ${pid}`,
+      })
+    }
+  }
+  const mine = { pid: process.pid, stamp: (await stampOf(process.pid)) ?? '' }
+  await writeWhole(claimFile, JSON.stringify(mine), { mode: 0o600 })
+}
+
+async function endLeftovers(records: Records, log: Log): Promise<void> {
+  for (const key of await records.keys()) {
+    const run = (await records.read(key))?.run
+    if (run === undefined) continue
+    const family = await leftoverOf(run)
+    const pids = membersOf(family)
+    if (pids.length === 0) continue
+    log.warn({ unit: nameOf(key), pids }, 'ending what an agent before this one left running')
+    // At once: nobody reads what they say any more, and their ports are about to be needed.
+    if (!(await killFamily(family))) {
+      throw new Failure(
+        'program_failed',
+        `end what was left of ${nameOf(key)}: process ${pids.join(', ')} outlived SIGKILL`,
+      )
+    }
+  }
+}

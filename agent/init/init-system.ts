@@ -1,0 +1,104 @@
+import type { AppName, ReleaseId, ServiceName, Slot } from '../../shared/names.ts'
+import type { ServiceSpec } from '../../shared/manifest.ts'
+import type { ExitFact, LogLine } from '../../shared/wire.ts'
+
+/** Which place of which service: names one unit on every init system. */
+export interface UnitKey {
+  app: AppName
+  service: ServiceName
+  slot: Slot
+}
+
+/** The unprivileged user an app runs as; undefined ids mean "as the caller" (embedded without root). */
+export interface Account {
+  user: string
+  uid: number | undefined
+  gid: number | undefined
+}
+
+/** All an init system needs to know to run one service of one release in one slot. */
+export interface UnitSpec extends UnitKey {
+  release: ReleaseId
+  service: ServiceName
+  spec: ServiceSpec
+  account: Account
+  /** The release's `tree`: the working directory. */
+  treeDir: string
+  /** The directory that holds every app; hidden from the service but for its own release. */
+  appsDir: string
+  /** The whole environment, written by the init system into a 0600 file at `envFile`. */
+  env: Record<string, string>
+  envFile: string
+  /** Directories the service may write. */
+  writableDirs: string[]
+}
+
+/** What init says of a unit right now. */
+export interface UnitFacts {
+  /** `absent`: init knows no such unit. `gave-up`: the respawn limit was reached. `failed`: failed in another way. */
+  state: 'absent' | 'stopped' | 'starting' | 'running' | 'respawning' | 'stopping' | 'gave-up' | 'failed'
+  pid: number | undefined
+  /** ISO 8601 UTC; when the present process started, undefined when none runs. */
+  since: string | undefined
+  /** Automatic restarts since the unit was last started by hand: systemd's NRestarts. */
+  respawns: number
+  /** The last exit init still remembers. */
+  lastExit: ExitFact | undefined
+  memoryBytes: number | undefined
+}
+
+/** A unit there is, and the release it was written for. */
+export interface InstalledUnit extends UnitKey {
+  release: ReleaseId | undefined
+}
+
+/** A process of a unit ended without being asked to. */
+export interface UnitExit extends UnitKey {
+  exit: ExitFact
+  respawns: number
+}
+
+export interface LogQuery {
+  app: AppName
+  service?: ServiceName
+  release?: ReleaseId
+  /** The newest n lines. */
+  lines: number
+  /** ISO 8601 UTC. */
+  since?: string
+  /** Goes on until the signal aborts. */
+  follow?: boolean
+}
+
+/**
+ * One interface for systemd, Upstart and the embedded one; one contract suite runs against all.
+ * Every method throws a Failure that names the unit. `start` forgets earlier failures first, so that a fix
+ * pushed after a crash loop starts at once.
+ */
+export interface InitSystem {
+  readonly name: 'systemd' | 'upstart' | 'embedded'
+  /** Makes the app's user if there is none yet. */
+  ensureAccount(app: AppName): Promise<Account>
+  /** Writes the unit and its env file, whole, replacing what was there; the unit is not started or enabled. */
+  install(unit: UnitSpec): Promise<void>
+  /** Returns when the process was started; says nothing about its health. */
+  start(unit: UnitKey): Promise<void>
+  /** Returns when no process of it is left. Stopping what does not run is fine. */
+  stop(unit: UnitKey): Promise<void>
+  /** Whether a boot starts it. */
+  enable(unit: UnitKey): Promise<void>
+  disable(unit: UnitKey): Promise<void>
+  isEnabled(unit: UnitKey): Promise<boolean>
+  /** Stops, disables and forgets the unit; its files are gone afterwards. */
+  remove(unit: UnitKey): Promise<void>
+  facts(unit: UnitKey): Promise<UnitFacts>
+  /** Units of ours that exist on this host, by the files there are. */
+  installed(app: AppName): Promise<InstalledUnit[]>
+  /** Calls back for each exit until `close`; at once, not by polling. */
+  onExit(listener: (exit: UnitExit) => void): void
+  /** Oldest first. */
+  logs(query: LogQuery, signal: AbortSignal): AsyncIterable<LogLine>
+  /** A release was pruned: logs that init keeps itself go with it. journald has caps of its own. */
+  forgetRelease(app: AppName, release: ReleaseId): Promise<void>
+  close(): Promise<void>
+}

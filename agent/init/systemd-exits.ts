@@ -1,0 +1,57 @@
+import type { UnitExit, UnitKey } from './init-system.ts'
+import type { Properties } from './systemd-bus.ts'
+import { exitOf, number } from './systemd-facts.ts'
+
+/** SubStates on the way down: an exit seen then was asked for, by us or by a person with systemctl. */
+const STOPPING = /^(stop|final)/
+
+export type Exits = ReturnType<typeof createExits>
+
+/**
+ * Turns systemd's changes of properties into exits, each once: some 15 changes come with one crash, and what tells two
+ * exits apart is their time. `keyOf` says whose a unit is; undefined for units that are none of ours.
+ */
+export function createExits(keyOf: (unit: string) => UnitKey | undefined) {
+  const listeners: ((exit: UnitExit) => void)[] = []
+  const lastExits = new Map<string, number>()
+  const subStates = new Map<string, string>()
+
+  const isNew = (unit: string, properties: Properties) => {
+    const at = number(properties, 'ExecMainExitTimestampMonotonic')
+    if (at === 0 || lastExits.get(unit) === at) return false
+    lastExits.set(unit, at)
+    return true
+  }
+  const report = (unit: string, properties: Properties) => {
+    const key = keyOf(unit)
+    const exit = exitOf(properties)
+    if (key === undefined || exit === undefined) return
+    const { app, service, slot } = key
+    const told = { app, service, slot, exit, respawns: number(properties, 'NRestarts') }
+    for (const listener of listeners) listener(told)
+  }
+  return {
+    listen: (listener: (exit: UnitExit) => void) => void listeners.push(listener),
+    /** systemd sends the Service properties before the Unit ones: the SubState known here is the one before the exit. */
+    changed: (unit: string, changed: Properties) => {
+      if (isNew(unit, changed) && !STOPPING.test(subStates.get(unit) ?? '')) report(unit, changed)
+      if (typeof changed.SubState === 'string') subStates.set(unit, changed.SubState)
+    },
+    /** We are about to stop it: a busy systemd may tell of the stop and of the exit in one signal. */
+    expectStop: (unit: string) => void subStates.set(unit, 'stop'),
+    /** How things stand when nothing was heard before: that exit is history. */
+    seed: (unit: string, properties: Properties) => {
+      isNew(unit, properties)
+      subStates.set(unit, String(properties.SubState))
+    },
+    /** How things stand after signals were missed: an exit not told of yet is told now, unless it was a stop. */
+    catchUp: (unit: string, properties: Properties) => {
+      if (isNew(unit, properties) && properties.ActiveState !== 'inactive') report(unit, properties)
+      subStates.set(unit, String(properties.SubState))
+    },
+    forget: (unit: string) => {
+      lastExits.delete(unit)
+      subStates.delete(unit)
+    },
+  }
+}

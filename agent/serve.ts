@@ -1,0 +1,72 @@
+import { mkdirSync } from 'node:fs'
+import { Failure } from '../shared/failure.ts'
+import { version } from '../shared/version.ts'
+import type { Agent } from './agent.ts'
+import { type Config, DEFAULTS, type Overrides, readConfig } from './config.ts'
+import { createOperations } from './deploy/operations.ts'
+import { recover } from './deploy/recover.ts'
+import { listen } from './http/server.ts'
+import { createEmbedded } from './init/embedded.ts'
+import type { InitSystem } from './init/init-system.ts'
+import { createSystemd } from './init/systemd.ts'
+import { createLog, type Log } from './log.ts'
+import { openLedger } from './state/ledger.ts'
+import { readSigners } from './state/signers.ts'
+import { readTls } from './state/tls.ts'
+import { watchExits } from './watch/exits.ts'
+
+/** Config → Agent value → recover → listen → wait for a signal. Resolves when all of it has ended. */
+export async function serve(overrides: Overrides): Promise<void> {
+  const config = readConfig(overrides)
+  const tls = readTls(config.layout)
+  const signers = readSigners(config.layout)
+  const log = createLog()
+  mkdirSync(config.layout.appsDir, { recursive: true, mode: 0o755 })
+  const ledger = openLedger(config.layout.ledgerFile)
+  const agent: Agent = Object.freeze({
+    config,
+    layout: config.layout,
+    ledger,
+    init: await initSystem(config, log),
+    operations: createOperations(),
+    log,
+    pin: tls.pin,
+    startedAt: new Date().toISOString(),
+  })
+  watchExits(agent)
+  await recover(agent)
+  const listening = await listen(agent, tls)
+  const where = `https://${listening.host.includes(':') ? `[${listening.host}]` : listening.host}:${listening.port}`
+  log.info({ version, url: where, pin: tls.pin, init: agent.init.name, root: config.layout.root, signers: signers.length }, 'listening')
+  const signal = await stopSignal()
+  log.info({ signal }, 'stopping')
+  await Promise.race([Promise.all([listening.close(), idle(agent)]), new Promise((resolve) => setTimeout(resolve, DEFAULTS.shutdownMs).unref())])
+  await agent.init.close()
+  ledger.close()
+  log.info('stopped')
+}
+
+async function initSystem(config: Config, log: Log): Promise<InitSystem> {
+  switch (config.init) {
+    case 'systemd':
+      return createSystemd()
+    case 'embedded':
+      return createEmbedded({ dir: config.layout.embeddedDir, log })
+    case 'upstart':
+      throw new Failure('init_unsupported', 'run --init upstart: this agent does not speak Upstart yet', {
+        hint: 'on a host without systemd: --init embedded',
+      })
+  }
+}
+
+function stopSignal(): Promise<NodeJS.Signals> {
+  return new Promise((resolve) => {
+    process.once('SIGTERM', resolve)
+    process.once('SIGINT', resolve)
+  })
+}
+
+/** A change in flight is let to its end: it owns the app, and half of it would have to be undone at the next start. */
+async function idle(agent: Agent): Promise<void> {
+  while (agent.operations.all().length > 0) await new Promise((resolve) => setTimeout(resolve, 50))
+}

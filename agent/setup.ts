@@ -1,0 +1,107 @@
+import { existsSync, mkdirSync, readFileSync, statSync } from 'node:fs'
+import { parseAllowedSigners, signerLine } from '../shared/allowed-signers.ts'
+import { Failure, isErrno } from '../shared/failure.ts'
+import { fingerprintOf, parsePublicKey } from '../shared/ssh-key.ts'
+import { DEFAULTS, layoutFor, parseListen } from './config.ts'
+import { print } from './print.ts'
+import { writeWhole } from './state/disk.ts'
+import type { Layout } from './state/layout.ts'
+import { readSignersText } from './state/signers.ts'
+import { makeTls, readTls } from './state/tls.ts'
+
+// What the admin does once per host, at its own prompt. Doing it again changes nothing and prints the same pin.
+
+export async function initHost(options: { root?: string; listen?: string }): Promise<void> {
+  const layout = layoutFor(options.root)
+  if (options.listen !== undefined) parseListen(options.listen)
+  try {
+    mkdirSync(layout.etc, { recursive: true, mode: 0o755 })
+    mkdirSync(layout.appsDir, { recursive: true, mode: 0o755 })
+    mkdirSync(layout.tlsDir, { recursive: true, mode: 0o700 })
+  } catch (cause) {
+    if (!isErrno(cause, 'EACCES', 'EPERM', 'EROFS')) throw cause
+    throw new Failure('config_invalid', `init ${layout.root}: ${(cause as Error).message}`, {
+      hint: 'run it as root (sudo tarmac-agent init), or try it out anywhere with --root DIR',
+      cause,
+    })
+  }
+  if (!existsSync(layout.configFile) || options.listen !== undefined) {
+    await writeWhole(layout.configFile, configText(options.listen ?? DEFAULTS.listen), { mode: 0o644 })
+  }
+  if (!existsSync(layout.signersFile)) await writeWhole(layout.signersFile, SIGNERS_HEAD, { mode: 0o644 })
+  const { pin } = existsSync(layout.tlsCertFile) ? readTls(layout) : await makeTls(layout)
+  print.note(`configuration  ${layout.configFile}`)
+  print.note(`signers        ${layout.signersFile}`)
+  print.note(`data           ${layout.root}`)
+  print.line(`pin ${pin}`)
+  if (parseAllowedSigners(readSignersText(layout)).length === 0) {
+    const flag = options.root === undefined ? '' : ` --root ${options.root}`
+    print.note(`next: tarmac-agent signers add NAME 'ssh-ed25519 AAAA…'${flag}   (each person's line: tarmac keys)`)
+  }
+}
+
+export async function addSigner(name: string, key: string, options: { root?: string }): Promise<void> {
+  const layout = layoutFor(options.root)
+  refuseWithoutInit(layout)
+  const line = signerLine(name, parsePublicKey(lineOf(key)))
+  const text = readSignersText(layout)
+  const added = parsePublicKey(lineOf(key))
+  const known = parseAllowedSigners(text).find((signer) => signer.key.blob.equals(added.blob))
+  if (known) {
+    if (known.principal === name) return print.line(`${name} ${fingerprintOf(added.blob)} is known already`)
+    throw new Failure('usage', `add signer ${name}: the key ${fingerprintOf(added.blob)} belongs to ${known.principal} already`, {
+      hint: `one key, one person: tarmac-agent signers remove ${known.principal}`,
+    })
+  }
+  await writeWhole(layout.signersFile, `${text}${text === '' || text.endsWith('\n') ? '' : '\n'}${line}\n`, { mode: 0o644 })
+  print.line(`${name} ${fingerprintOf(added.blob)} is let in`)
+}
+
+export function listSigners(options: { root?: string; json?: boolean }): void {
+  const signers = parseAllowedSigners(readSignersText(layoutFor(options.root)))
+  if (options.json) {
+    const list = signers.map(({ principal, key, validAfter, validBefore }) => ({
+      name: principal,
+      type: key.type,
+      fingerprint: fingerprintOf(key.blob),
+      validAfter: validAfter?.toISOString() ?? null,
+      validBefore: validBefore?.toISOString() ?? null,
+    }))
+    return print.line(JSON.stringify({ signers: list }))
+  }
+  for (const { principal, key, validBefore } of signers) {
+    const until = validBefore === undefined ? '' : `  until ${validBefore.toISOString()}`
+    print.line(`${principal}  ${fingerprintOf(key.blob)}  ${key.type}${until}`)
+  }
+  if (signers.length === 0) print.note("nobody: tarmac-agent signers add NAME 'ssh-ed25519 AAAA…'")
+}
+
+export async function removeSigner(name: string, options: { root?: string }): Promise<void> {
+  const layout = layoutFor(options.root)
+  const text = readSignersText(layout)
+  const lines = new Set(parseAllowedSigners(text).flatMap((signer) => (signer.principal === name ? [signer.line] : [])))
+  if (lines.size === 0) {
+    throw new Failure('usage', `remove signer ${JSON.stringify(name)}: no such signer`, { hint: 'who is known: tarmac-agent signers list' })
+  }
+  const left = text.split('\n').filter((_, index) => !lines.has(index + 1))
+  await writeWhole(layout.signersFile, left.join('\n'), { mode: 0o644 })
+  print.line(`${name} is let in no longer (${lines.size} ${lines.size === 1 ? 'key' : 'keys'})`)
+}
+
+function lineOf(key: string): string {
+  if (/^[a-z0-9@.-]+ /i.test(key.trim()) || !existsSync(key) || !statSync(key).isFile()) return key
+  return readFileSync(key, 'utf8')
+}
+
+function refuseWithoutInit(layout: Layout): void {
+  if (existsSync(layout.etc)) return
+  throw new Failure('config_missing', `add signer: ${layout.etc} is not there`, { hint: 'first: tarmac-agent init' })
+}
+
+function configText(listen: string): string {
+  return `# The Tarmac agent's own configuration; DESIGN.md names every key.\nlisten = ${JSON.stringify(listen)}\n`
+}
+
+const SIGNERS_HEAD = `# Who may deploy to this host: OpenSSH's allowed_signers format (man ssh-keygen, ALLOWED SIGNERS).
+# Add a line with: tarmac-agent signers add NAME 'ssh-ed25519 AAAA…'
+`

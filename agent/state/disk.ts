@@ -1,0 +1,113 @@
+import { mkdirSync, readdirSync, renameSync, rmdirSync } from 'node:fs'
+import { lstat, open, rename, rm, symlink } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import { Failure, isErrno } from '../../shared/failure.ts'
+import { run } from '../run.ts'
+
+// The only file that renames and syncs: a path holds what it held before or all of the new thing, never a part,
+// whenever the power goes. A file's own data is synced before its name changes, the directory after.
+
+/** A slow disk under load; `sync -f` waits for everything dirty on the file system, not only what is ours. */
+const SYNC_TIMEOUT_MS = 600_000
+
+/**
+ * Writes a file beside its name and renames it there. The mode is exact, whatever the umask. Refuses to replace
+ * anything but a regular file: a link or directory where we expect a file was put there by somebody else.
+ */
+export async function writeWhole(path: string, data: string | Uint8Array, { mode }: { mode: number }): Promise<void> {
+  await refuseOther(path, 'file')
+  const temporary = besides(path)
+  await rm(temporary, { force: true })
+  try {
+    // `wx` is O_EXCL: whatever stands there is not followed or reused.
+    const file = await open(temporary, 'wx', mode)
+    try {
+      await file.writeFile(data)
+      await file.chmod(mode)
+      await file.sync()
+    } finally {
+      await file.close()
+    }
+    await renameWhole(temporary, path)
+  } catch (error) {
+    await rm(temporary, { force: true })
+    throw error
+  }
+}
+
+/** Makes `path` a symbolic link to `target`, at once in place of the link that was there. */
+export async function linkWhole(path: string, target: string): Promise<void> {
+  await refuseOther(path, 'link')
+  const temporary = besides(path)
+  await rm(temporary, { force: true })
+  await symlink(target, temporary)
+  await renameWhole(temporary, path)
+}
+
+/** Renames, and returns when the new name will be there after a power loss. */
+export async function renameWhole(from: string, to: string): Promise<void> {
+  await rename(from, to)
+  await syncDirectory(dirname(to))
+  if (dirname(from) !== dirname(to)) await syncDirectory(dirname(from))
+}
+
+/** Everything written so far to the file system that holds `path`: one call for a release of 24,000 files. */
+export async function syncFilesystem(path: string): Promise<void> {
+  await run(['sync', '-f', path], { timeoutMs: SYNC_TIMEOUT_MS })
+}
+
+/** Removes a file or tree, links themselves and not what they point to; nothing there is fine. */
+export async function removeTree(path: string): Promise<void> {
+  await rm(path, { recursive: true, force: true })
+}
+
+/**
+ * Renames a finished file to its place, making its directory; not yet durable: `syncFilesystem` makes a whole batch
+ * so. Synchronous: it is called for each of thousands of files.
+ */
+export function placeFile(temporary: string, path: string): void {
+  try {
+    renameSync(temporary, path)
+  } catch (error) {
+    if (!isErrno(error, 'ENOENT')) throw error
+    mkdirSync(dirname(path), { recursive: true, mode: 0o755 })
+    renameSync(temporary, path)
+  }
+}
+
+/** Removes a directory and those in it as far as they are empty; what holds a file stays, with all above it. */
+export function removeEmptyDirs(path: string): void {
+  try {
+    for (const entry of readdirSync(path, { withFileTypes: true })) {
+      if (entry.isDirectory()) removeEmptyDirs(join(path, entry.name))
+    }
+    rmdirSync(path)
+  } catch (error) {
+    if (!isErrno(error, 'ENOENT', 'ENOTEMPTY', 'EEXIST')) throw error
+  }
+}
+
+async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, 'r')
+  try {
+    await directory.sync()
+  } finally {
+    await directory.close()
+  }
+}
+
+// A dot in front: systemd, Upstart and glob patterns pass over it while it is there.
+function besides(path: string): string {
+  return join(dirname(path), `.${basename(path)}.tmp`)
+}
+
+async function refuseOther(path: string, kind: 'file' | 'link'): Promise<void> {
+  try {
+    const there = await lstat(path)
+    if (kind === 'file' ? there.isFile() : there.isSymbolicLink()) return
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return
+    throw error
+  }
+  throw new Failure('internal', `replace ${path}: what is there is no ${kind === 'file' ? 'regular file' : 'link'}`)
+}

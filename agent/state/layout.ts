@@ -1,0 +1,45 @@
+import { join } from 'node:path'
+import type { AppName, ReleaseId, ServiceName, Sha256, Slot } from '../../shared/names.ts'
+import type { Mode } from '../../shared/manifest.ts'
+
+export type Layout = ReturnType<typeof layoutAt>
+
+/** Every path the agent owns. No other file joins a path under the root. See DESIGN.md, "On the host". */
+export function layoutAt(root: string, etc: string) {
+  const appsDir = join(root, 'apps')
+  const appDir = (app: AppName) => join(appsDir, app)
+  const releaseDir = (app: AppName, id: ReleaseId) => join(appDir(app), 'releases', id)
+  return {
+    root,
+    etc,
+    configFile: join(etc, 'agent.toml'),
+    signersFile: join(etc, 'allowed_signers'),
+    tlsDir: join(root, 'tls'),
+    tlsKeyFile: join(root, 'tls', 'key.pem'),
+    tlsCertFile: join(root, 'tls', 'cert.pem'),
+    ledgerFile: join(root, 'ledger.db'),
+    /** Pids and logs of services the agent runs itself. */
+    embeddedDir: join(root, 'embedded'),
+    appsDir,
+    appDir,
+    objectsDir: (app: AppName) => join(appDir(app), 'objects'),
+    /** Executables are objects of their own: the mode is the inode's, and the inode is shared by hard links. */
+    object: (app: AppName, digest: Sha256, mode: Mode) =>
+      join(appDir(app), 'objects', digest.slice(0, 2), mode === '0755' ? `${digest.slice(2)}.x` : digest.slice(2)),
+    stagingDir: (app: AppName) => join(appDir(app), 'staging'),
+    staging: (app: AppName, id: ReleaseId) => join(appDir(app), 'staging', id),
+    incoming: (app: AppName, name: string) => join(appDir(app), 'staging', name),
+    releasesDir: (app: AppName) => join(appDir(app), 'releases'),
+    releaseDir,
+    treeDir: (app: AppName, id: ReleaseId) => join(releaseDir(app, id), 'tree'),
+    manifestFile: (app: AppName, id: ReleaseId) => join(releaseDir(app, id), 'release.json'),
+    signatureFile: (app: AppName, id: ReleaseId, index: number) => join(releaseDir(app, id), 'signatures', `${index}.sig`),
+    currentLink: (app: AppName) => join(appDir(app), 'current'),
+    sharedDir: (app: AppName) => join(appDir(app), 'shared'),
+    sharedPath: (app: AppName, path: string) => join(appDir(app), 'shared', path),
+    envDir: (app: AppName) => join(appDir(app), 'env'),
+    envRevision: (app: AppName, revision: number) => join(appDir(app), 'env', String(revision)),
+    /** What one slot's process gets: its env revision with our own variables merged in. */
+    slotEnv: (app: AppName, service: ServiceName, slot: Slot) => join(appDir(app), 'env', `${service}@${slot}.env`),
+  }
+}

@@ -1,0 +1,171 @@
+import { DatabaseSync } from 'node:sqlite'
+import type { Code } from '../../shared/failure.ts'
+import type { AppName, ReleaseId, ServiceName } from '../../shared/names.ts'
+import type { ChangeKind, DeployEntry, ExitFact, Receipt, ReleaseState, StepLine } from '../../shared/wire.ts'
+
+// The record of what happened. What lies on the disk and what init says stay the truth of what is: nothing is ever
+// deleted or started because a row is missing here.
+
+const SCHEMA_VERSION = 1
+const SCHEMA = `
+CREATE TABLE releases (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  app TEXT NOT NULL, id TEXT NOT NULL,
+  state TEXT NOT NULL, once_healthy INTEGER NOT NULL DEFAULT 0,
+  received_at TEXT NOT NULL, signers TEXT NOT NULL, bytes INTEGER NOT NULL, files INTEGER NOT NULL,
+  UNIQUE (app, id)
+) STRICT;
+CREATE TABLE deploys (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  app TEXT NOT NULL, kind TEXT NOT NULL, who TEXT NOT NULL, key TEXT NOT NULL,
+  from_release TEXT, to_release TEXT, result TEXT NOT NULL, code TEXT,
+  started_at TEXT NOT NULL, ended_at TEXT, seconds REAL, gap_ms INTEGER,
+  steps TEXT NOT NULL DEFAULT '[]', receipt TEXT
+) STRICT;
+CREATE INDEX deploys_by_app ON deploys (app, id);
+CREATE TABLE exits (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  app TEXT NOT NULL, service TEXT NOT NULL, release TEXT, at TEXT NOT NULL,
+  code INTEGER, signal TEXT, oom INTEGER NOT NULL
+) STRICT;
+CREATE INDEX exits_by_service ON exits (app, service, at);
+CREATE TABLE apps (app TEXT PRIMARY KEY, wanted TEXT, bytes_on_disk INTEGER NOT NULL DEFAULT 0) STRICT;
+`
+
+/** A release as the ledger knows it. `seq` is the agent's own order: names, mtimes and clients' clocks order nothing. */
+export interface ReleaseRow {
+  seq: number
+  id: ReleaseId
+  state: ReleaseState
+  onceHealthy: boolean
+  receivedAt: string
+  signers: string[]
+  bytes: number
+}
+
+export interface Ledger {
+  /** A new release, or one that was here before: it moves to the end of the order. */
+  received(app: AppName, release: { id: ReleaseId; signers: string[]; bytes: number; files: number }): void
+  setState(app: AppName, id: ReleaseId, state: ReleaseState): void
+  /** Newest first, pruned ones left out. */
+  releases(app: AppName): ReleaseRow[]
+  openDeploy(deploy: { app: AppName; kind: ChangeKind; who: string; key: string; from: ReleaseId | null; to: ReleaseId | null; at: string }): number
+  closeDeploy(id: number, end: { to: ReleaseId | null; result: 'done' | 'failed' | 'interrupted'; code: Code | null; seconds: number | null; gapMs: number | null; steps: StepLine[]; receipt: Receipt | null; at: string }): void
+  /** Newest first. */
+  deploys(app: AppName, limit: number): DeployEntry[]
+  /** Changes that were open when the agent last stopped. */
+  openDeploys(): { id: number; app: AppName }[]
+  recordExit(app: AppName, service: ServiceName, release: ReleaseId | null, exit: ExitFact): void
+  lastExit(app: AppName, service: ServiceName): ExitFact | null
+  exitsSince(app: AppName, service: ServiceName, since: string): number
+  setWanted(app: AppName, id: ReleaseId | null): void
+  setBytesOnDisk(app: AppName, bytes: number): void
+  app(app: AppName): { wanted: ReleaseId | null; bytesOnDisk: number }
+  close(): void
+}
+
+type Row = Record<string, unknown>
+
+export function openLedger(file: string): Ledger {
+  const db = new DatabaseSync(file)
+  // FULL: a release that was reported as pushed must still be in the record after a power loss.
+  db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000')
+  migrate(db, file)
+  const sql = {
+    received: db.prepare(
+      "INSERT INTO releases (app, id, state, received_at, signers, bytes, files) VALUES (?, ?, 'received', ?, ?, ?, ?)",
+    ),
+    again: db.prepare('DELETE FROM releases WHERE app = ? AND id = ?'),
+    wasHealthy: db.prepare('SELECT once_healthy FROM releases WHERE app = ? AND id = ?'),
+    keepHealthy: db.prepare('UPDATE releases SET once_healthy = ? WHERE app = ? AND id = ?'),
+    setState: db.prepare("UPDATE releases SET state = ?, once_healthy = max(once_healthy, ? = 'healthy') WHERE app = ? AND id = ?"),
+    releases: db.prepare("SELECT * FROM releases WHERE app = ? AND state <> 'pruned' ORDER BY seq DESC"),
+    openDeploy: db.prepare(
+      "INSERT INTO deploys (app, kind, who, key, from_release, to_release, result, started_at) VALUES (?, ?, ?, ?, ?, ?, 'running', ?)",
+    ),
+    closeDeploy: db.prepare(
+      'UPDATE deploys SET to_release = ?, result = ?, code = ?, seconds = ?, gap_ms = ?, steps = ?, receipt = ?, ended_at = ? WHERE id = ?',
+    ),
+    deploys: db.prepare('SELECT * FROM deploys WHERE app = ? ORDER BY id DESC LIMIT ?'),
+    openDeploys: db.prepare("SELECT id, app FROM deploys WHERE result = 'running'"),
+    recordExit: db.prepare('INSERT INTO exits (app, service, release, at, code, signal, oom) VALUES (?, ?, ?, ?, ?, ?, ?)'),
+    lastExit: db.prepare('SELECT * FROM exits WHERE app = ? AND service = ? ORDER BY id DESC LIMIT 1'),
+    exitsSince: db.prepare('SELECT count(*) AS n FROM exits WHERE app = ? AND service = ? AND at >= ?'),
+    setWanted: db.prepare('INSERT INTO apps (app, wanted) VALUES (?, ?) ON CONFLICT (app) DO UPDATE SET wanted = excluded.wanted'),
+    setBytes: db.prepare(
+      'INSERT INTO apps (app, bytes_on_disk) VALUES (?, ?) ON CONFLICT (app) DO UPDATE SET bytes_on_disk = excluded.bytes_on_disk',
+    ),
+    app: db.prepare('SELECT wanted, bytes_on_disk FROM apps WHERE app = ?'),
+  }
+  return {
+    received(app, { id, signers, bytes, files }) {
+      const once = Number((sql.wasHealthy.get(app, id) as Row | undefined)?.once_healthy ?? 0)
+      db.exec('BEGIN IMMEDIATE')
+      sql.again.run(app, id)
+      sql.received.run(app, id, new Date().toISOString(), JSON.stringify(signers), bytes, files)
+      sql.keepHealthy.run(once, app, id)
+      db.exec('COMMIT')
+    },
+    setState: (app, id, state) => void sql.setState.run(state, state, app, id),
+    releases: (app) => sql.releases.all(app).map(parseReleaseRow),
+    openDeploy: (d) => Number(sql.openDeploy.run(d.app, d.kind, d.who, d.key, d.from, d.to, d.at).lastInsertRowid),
+    closeDeploy(id, end) {
+      const receipt = end.receipt && JSON.stringify(end.receipt)
+      sql.closeDeploy.run(end.to, end.result, end.code, end.seconds, end.gapMs, JSON.stringify(end.steps), receipt, end.at, id)
+    },
+    deploys: (app, limit) => sql.deploys.all(app, limit).map(parseDeployRow),
+    openDeploys: () => sql.openDeploys.all().map((row) => ({ id: Number(row.id), app: row.app as AppName })),
+    recordExit: (app, service, release, exit) =>
+      void sql.recordExit.run(app, service, release, exit.at, exit.code, exit.signal, exit.oom ? 1 : 0),
+    lastExit(app, service) {
+      const row = sql.lastExit.get(app, service) as Row | undefined
+      if (!row) return null
+      return { code: row.code as number | null, signal: row.signal as string | null, oom: row.oom === 1, at: String(row.at) }
+    },
+    exitsSince: (app, service, since) => Number((sql.exitsSince.get(app, service, since) as Row).n),
+    setWanted: (app, id) => void sql.setWanted.run(app, id),
+    setBytesOnDisk: (app, bytes) => void sql.setBytes.run(app, bytes),
+    app(app) {
+      const row = sql.app.get(app) as Row | undefined
+      return { wanted: (row?.wanted ?? null) as ReleaseId | null, bytesOnDisk: Number(row?.bytes_on_disk ?? 0) }
+    },
+    close: () => db.close(),
+  }
+}
+
+function migrate(db: DatabaseSync, file: string): void {
+  const { user_version: found } = db.prepare('PRAGMA user_version').get() as { user_version: number }
+  if (found === SCHEMA_VERSION) return
+  if (found > SCHEMA_VERSION) throw new Error(`open ${file}: written by a newer agent (schema ${found}); install that one`)
+  db.exec(`BEGIN; ${SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION}; COMMIT`)
+}
+
+function parseReleaseRow(row: Row): ReleaseRow {
+  return {
+    seq: Number(row.seq),
+    id: row.id as ReleaseId,
+    state: row.state as ReleaseState,
+    onceHealthy: row.once_healthy === 1,
+    receivedAt: String(row.received_at),
+    signers: JSON.parse(String(row.signers)) as string[],
+    bytes: Number(row.bytes),
+  }
+}
+
+function parseDeployRow(row: Row): DeployEntry {
+  return {
+    id: Number(row.id),
+    kind: row.kind as ChangeKind,
+    who: String(row.who),
+    key: String(row.key),
+    from: row.from_release as ReleaseId | null,
+    to: row.to_release as ReleaseId | null,
+    result: row.result as DeployEntry['result'],
+    code: row.code as Code | null,
+    startedAt: String(row.started_at),
+    seconds: row.seconds as number | null,
+    gapMs: row.gap_ms as number | null,
+    steps: JSON.parse(String(row.steps)) as StepLine[],
+    receipt: row.receipt === null ? null : (JSON.parse(String(row.receipt)) as Receipt),
+  }
+}

@@ -1,0 +1,178 @@
+import { createHash, hash } from 'node:crypto'
+import {
+  chmodSync,
+  closeSync,
+  copyFileSync,
+  existsSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  type Stats,
+  unlinkSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
+import { join } from 'node:path'
+import { rm } from 'node:fs/promises'
+import { setImmediate as breathe } from 'node:timers/promises'
+import { Failure, isErrno } from '../../shared/failure.ts'
+import { isFile, type Manifest, type Mode } from '../../shared/manifest.ts'
+import type { AppName, Sha256 } from '../../shared/names.ts'
+import { placeFile } from './disk.ts'
+import type { Layout } from './layout.ts'
+
+// The contents of files, each stored once per app under its digest, root-owned and read-only, and hard-linked into
+// releases. Executables are objects of their own, since a mode belongs to the inode.
+// Synchronous calls on purpose: each takes microseconds, and awaiting 24,000 of them one by one takes seconds.
+
+/** Up to here a content is held whole and written by one call. */
+const WHOLE_BYTES = 1024 * 1024
+/** After so many files the event loop gets its turn, so that `status` answers meanwhile. */
+const FILES_PER_TURN = 200
+
+const MODE_BITS: Record<Mode, number> = { '0644': 0o444, '0755': 0o555 }
+const MODES = ['0644', '0755'] as const
+
+/** Digest → the modes it is needed in. */
+export function modesOf(manifest: Manifest): Map<Sha256, Set<Mode>> {
+  const modes = new Map<Sha256, Set<Mode>>()
+  for (const entry of manifest.files) {
+    if (!isFile(entry)) continue
+    const known = modes.get(entry.sha256)
+    if (known) known.add(entry.mode)
+    else modes.set(entry.sha256, new Set([entry.mode]))
+  }
+  return modes
+}
+
+/** The digests of a manifest that are here in no mode at all. */
+export async function missingObjects(layout: Layout, manifest: Manifest): Promise<Sha256[]> {
+  const missing: Sha256[] = []
+  let looked = 0
+  for (const digest of modesOf(manifest).keys()) {
+    if (!MODES.some((mode) => existsSync(layout.object(manifest.app, digest, mode)))) missing.push(digest)
+    if (++looked % (FILES_PER_TURN * 5) === 0) await breathe()
+  }
+  return missing
+}
+
+export interface IncomingObject {
+  sha256: Sha256
+  size: number
+  content: AsyncIterable<Uint8Array>
+}
+
+/**
+ * Writes one object, counted and hashed on the way, whole or not at all; not yet durable (see `assemble`).
+ * Throws `object_mismatch` when the bytes are not those of the digest.
+ */
+export async function storeObject(layout: Layout, app: AppName, object: IncomingObject, mode: Mode): Promise<string> {
+  const path = layout.object(app, object.sha256, mode)
+  const temp = layout.incoming(app, `${object.sha256}.part`)
+  mkdirSync(layout.stagingDir(app), { recursive: true, mode: 0o700 })
+  try {
+    const seen = object.size <= WHOLE_BYTES ? await writeSmall(temp, object.content, mode) : await writeLarge(temp, object.content, mode)
+    if (seen !== object.sha256) {
+      throw new Failure('object_mismatch', `store ${app}: object ${object.sha256} has the content of ${seen}`, {
+        hint: 'it was changed or cut on the way; nothing of it was kept: push again',
+      })
+    }
+    placeFile(temp, path)
+  } catch (error) {
+    await rm(temp, { force: true })
+    throw error
+  }
+  return path
+}
+
+async function writeSmall(temp: string, content: AsyncIterable<Uint8Array>, mode: Mode): Promise<string> {
+  const chunks: Uint8Array[] = []
+  for await (const chunk of content) chunks.push(chunk)
+  const bytes = chunks.length === 1 && chunks[0] ? chunks[0] : Buffer.concat(chunks)
+  writeFileSync(temp, bytes, { mode: MODE_BITS[mode], flag: 'w' })
+  return hash('sha256', bytes, 'hex')
+}
+
+async function writeLarge(temp: string, content: AsyncIterable<Uint8Array>, mode: Mode): Promise<string> {
+  const hasher = createHash('sha256')
+  const file = openSync(temp, 'w', MODE_BITS[mode])
+  try {
+    for await (const chunk of content) {
+      hasher.update(chunk)
+      for (let at = 0; at < chunk.length; ) at += writeSync(file, chunk, at)
+    }
+  } finally {
+    closeSync(file)
+  }
+  return hasher.digest('hex')
+}
+
+/** Links the object to `path` in the mode it is needed in, copying it when only the other mode is here. */
+export function linkObject(layout: Layout, app: AppName, file: { sha256: Sha256; mode: Mode; size: number }, path: string): void {
+  const object = layout.object(app, file.sha256, file.mode)
+  try {
+    linkSync(object, path)
+    return
+  } catch (error) {
+    // ext4 stops at 65,000 links to one inode: from there on a release has a copy of its own.
+    if (isErrno(error, 'EMLINK')) return copyFileSync(object, path)
+    if (!isErrno(error, 'ENOENT')) throw error
+  }
+  const other = layout.object(app, file.sha256, file.mode === '0755' ? '0644' : '0755')
+  if (!existsSync(other)) {
+    throw new Failure('object_missing', `assemble ${app}: object ${file.sha256} is not here`, { hint: 'push again: what is missing is sent' })
+  }
+  const temp = layout.incoming(app, `${file.sha256}.part`)
+  copyFileSync(other, temp)
+  chmodSync(temp, MODE_BITS[file.mode])
+  placeFile(temp, object)
+  linkSync(object, path)
+}
+
+/** Takes back what a refused upload brought, but for what a release links to by now. */
+export function removeObjects(paths: string[]): void {
+  for (const path of paths) if (lstatSync(path).nlink === 1) unlinkSync(path)
+}
+
+/** Removes objects that no release links to. Gives the bytes freed. Only while no upload is under way for the app. */
+export async function collectObjects(layout: Layout, app: AppName): Promise<number> {
+  let freed = 0
+  await forEachObject(layout, app, (path, { nlink, size }) => {
+    if (nlink > 1) return
+    freed += size
+    unlinkSync(path)
+  })
+  return freed
+}
+
+/** Bytes of all objects of an app: what its releases cost on disk, each content counted once. */
+export async function bytesOfObjects(layout: Layout, app: AppName): Promise<number> {
+  let bytes = 0
+  await forEachObject(layout, app, (_path, { size }) => {
+    bytes += size
+  })
+  return bytes
+}
+
+async function forEachObject(layout: Layout, app: AppName, visit: (path: string, stats: Stats) => void): Promise<void> {
+  let seen = 0
+  for (const shard of entriesOf(layout.objectsDir(app))) {
+    const dir = join(layout.objectsDir(app), shard)
+    for (const name of entriesOf(dir)) {
+      const path = join(dir, name)
+      visit(path, lstatSync(path))
+      if (++seen % FILES_PER_TURN === 0) await breathe()
+    }
+  }
+}
+
+function entriesOf(dir: string): string[] {
+  try {
+    return readdirSync(dir)
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return []
+    throw error
+  }
+}

@@ -1,0 +1,28 @@
+import { readFileSync } from 'node:fs'
+import { Failure, isErrno } from '../../shared/failure.ts'
+import { parseAllowedSigners, type Signer } from '../../shared/allowed-signers.ts'
+import { refuseWritableByOthers } from '../config.ts'
+import type { Layout } from './layout.ts'
+
+/**
+ * Who may ask, read anew each time: taking a person's line out of the file ends their access at once.
+ * No signers, or a file that cannot be understood, means that everything is refused.
+ */
+export function readSigners(layout: Layout): Signer[] {
+  const signers = parseAllowedSigners(readSignersText(layout))
+  if (signers.length > 0) return signers
+  throw new Failure('signers_none', `read ${layout.signersFile}: no signers are known, so nobody could be let in`, {
+    hint: "name one: tarmac-agent signers add NAME 'ssh-ed25519 AAAA…' (the client shows its line: tarmac keys)",
+  })
+}
+
+/** The file's text, '' when there is none. Throws when others may write it. */
+export function readSignersText(layout: Layout): string {
+  try {
+    refuseWritableByOthers(layout.signersFile)
+    return readFileSync(layout.signersFile, 'utf8')
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return ''
+    throw error
+  }
+}

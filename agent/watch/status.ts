@@ -1,0 +1,113 @@
+import { loadavg } from 'node:os'
+import si from 'systeminformation'
+import type { AppName, ReleaseId } from '../../shared/names.ts'
+import { version } from '../../shared/version.ts'
+import type { AgentStatus, AppStatus, ServiceState, ServiceStatus } from '../../shared/wire.ts'
+import type { Agent } from '../agent.ts'
+import { diskOf, diskState } from '../deploy/room.ts'
+import { previousGood } from '../deploy/retention.ts'
+import { servicesOf } from '../deploy/unit.ts'
+import type { InstalledUnit, UnitFacts } from '../init/init-system.ts'
+import { appsOn, currentRelease, readRelease, releasesOn } from '../state/releases.ts'
+
+// A question, not a memory: the disk, init and the ledger are asked each time, and nothing is kept.
+
+const HOUR_MS = 3_600_000
+
+export async function agentStatus(agent: Agent, app: AppName | undefined): Promise<AgentStatus> {
+  const disk = await diskOf(agent.config)
+  const memory = await si.mem()
+  const [one = 0, five = 0, fifteen = 0] = loadavg()
+  const apps = appsOn(agent.layout).filter((name) => app === undefined || name === app)
+  const { path, totalBytes, freeBytes, totalInodes, freeInodes } = disk
+  return {
+    agent: { version, init: agent.init.name, startedAt: agent.startedAt },
+    disk: {
+      path,
+      totalBytes,
+      freeBytes,
+      totalInodes,
+      freeInodes,
+      state: diskState(disk),
+      daysUntilFull: null,
+      pushesUntilFull: null,
+    },
+    memory: { totalBytes: memory.total, availableBytes: memory.available },
+    load: [one, five, fifteen],
+    apps: await Promise.all(apps.map((name) => appStatus(agent, name))),
+  }
+}
+
+async function appStatus(agent: Agent, app: AppName): Promise<AppStatus> {
+  const { layout, ledger, init } = agent
+  const { wanted, bytesOnDisk } = ledger.app(app)
+  const current = currentRelease(layout, app)
+  const onDisk = new Set(releasesOn(layout, app))
+  const known = ledger.releases(app).filter(({ id }) => onDisk.has(id))
+  // With nothing serving, what was wanted is what there is to report on.
+  const shown = current ?? (wanted !== null && onDisk.has(wanted) ? wanted : null)
+  const installed = await init.installed(app)
+  const services = shown === null ? [] : await servicesStatus(agent, app, { shown, wanted, installed })
+  const up = services.some(({ state }) => state === 'running' || state === 'starting' || state === 'degraded')
+  return {
+    app,
+    wanted,
+    running: up ? current : null,
+    previousGood: previousGood(known, current),
+    bytesOnDisk,
+    releasesKept: onDisk.size,
+    services,
+  }
+}
+
+async function servicesStatus(
+  { layout, ledger, init }: Agent,
+  app: AppName,
+  about: { shown: ReleaseId; wanted: ReleaseId | null; installed: InstalledUnit[] },
+): Promise<ServiceStatus[]> {
+  const { manifest } = readRelease(layout, app, about.shown)
+  const hourAgo = new Date(Date.now() - HOUR_MS).toISOString()
+  return Promise.all(
+    servicesOf(manifest).map(async ([name, spec]) => {
+      const units = about.installed.filter((unit) => unit.service === name && unit.release === about.shown)
+      const all = await Promise.all(units.map(async (unit) => ({ unit, facts: await init.facts(unit) })))
+      const { unit, facts } = all.find(({ facts: { state } }) => state !== 'stopped' && state !== 'absent') ?? all[0] ?? {}
+      const sinceSwitch = facts?.respawns ?? 0
+      return {
+        name,
+        state: facts ? serviceState(facts, about.shown === about.wanted) : 'stopped',
+        release: about.shown,
+        slot: unit?.slot ?? null,
+        pid: facts?.pid ?? null,
+        since: facts?.since ?? null,
+        respawns: {
+          sinceSwitch,
+          lastHour: ledger.exitsSince(app, name, hourAgo),
+          limit: { attempts: spec.restart.attempts, withinSeconds: spec.restart.withinMs / 1000 },
+        },
+        lastExit: facts?.lastExit ?? ledger.lastExit(app, name),
+        memoryBytes: facts?.memoryBytes ?? null,
+        port: spec.port ?? null,
+      }
+    }),
+  )
+}
+
+/** Pure: init's word for it, in the words of `status`. */
+export function serviceState({ state, respawns }: UnitFacts, isWanted: boolean): ServiceState {
+  switch (state) {
+    case 'running':
+      return isWanted ? 'running' : 'degraded'
+    case 'starting':
+      return respawns > 0 ? 'crash-looping' : 'starting'
+    case 'respawning':
+    case 'gave-up':
+      return 'crash-looping'
+    case 'failed':
+      return 'failed'
+    case 'stopping':
+    case 'stopped':
+    case 'absent':
+      return 'stopped'
+  }
+}

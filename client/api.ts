@@ -1,0 +1,136 @@
+import type { Readable } from 'node:stream'
+import type { ReadableStream } from 'node:stream/web'
+import { Failure, failureFrom, reasonOf } from '../shared/failure.ts'
+import type { AppName, ReleaseId } from '../shared/names.ts'
+import {
+  type AgentStatus,
+  type DeployEntry,
+  type Line,
+  type LogAnswer,
+  type LogLine,
+  type MissingAnswer,
+  paths,
+  type ReleaseEntry,
+} from '../shared/wire.ts'
+import { type Connection, lost } from './connection.ts'
+
+// A function per route. What comes back is the agent's word for it; strings in it are escaped where they are printed.
+
+const BUNDLE_TYPE = 'application/vnd.tarmac.bundle'
+/** A step with a receipt of 40 long lines is far below. */
+const MAX_LINE_CHARS = 4 * 1024 * 1024
+
+export async function status(connection: Connection, app: AppName | undefined): Promise<AgentStatus> {
+  const query = app === undefined ? '' : `?app=${app}`
+  return (await json(connection, 'GET', `${paths.status}${query}`)) as AgentStatus
+}
+
+export async function missing(
+  connection: Connection,
+  app: AppName,
+  head: AsyncIterable<Buffer>,
+): Promise<MissingAnswer> {
+  return (await json(connection, 'POST', paths.missing(app), head)) as MissingAnswer
+}
+
+export function push(connection: Connection, app: AppName, bundle: AsyncIterable<Buffer>): AsyncGenerator<Line> {
+  return lines(connection, 'POST', paths.releases(app), { stream: bundle, type: BUNDLE_TYPE })
+}
+
+export function rollback(connection: Connection, app: AppName, release: ReleaseId | undefined): AsyncGenerator<Line> {
+  return lines(connection, 'POST', paths.rollback(app), {
+    text: JSON.stringify(release === undefined ? {} : { release }),
+    type: 'application/json',
+  })
+}
+
+export function control(
+  connection: Connection,
+  verb: 'restart' | 'stop' | 'start',
+  app: AppName,
+): AsyncGenerator<Line> {
+  return lines(connection, 'POST', paths[verb](app), { text: '', type: 'application/json' })
+}
+
+export async function releases(connection: Connection, app: AppName): Promise<ReleaseEntry[]> {
+  return ((await json(connection, 'GET', paths.releases(app))) as { releases: ReleaseEntry[] }).releases
+}
+
+export async function deploys(connection: Connection, app: AppName, count: number): Promise<DeployEntry[]> {
+  return ((await json(connection, 'GET', `${paths.deploys(app)}?n=${count}`)) as { deploys: DeployEntry[] }).deploys
+}
+
+export interface LogsAsked {
+  service?: string
+  release?: string
+  since?: string
+  lines: number
+  follow: boolean
+}
+
+export async function* logs(connection: Connection, app: AppName, asked: LogsAsked): AsyncGenerator<LogLine> {
+  const query = new URLSearchParams({ n: String(asked.lines), follow: asked.follow ? '1' : '0' })
+  for (const name of ['service', 'release', 'since'] as const) {
+    const value = asked[name]
+    if (value !== undefined) query.set(name, value)
+  }
+  for await (const line of ndjson<LogAnswer>(connection, 'GET', `${paths.logs(app)}?${query}`)) {
+    if ('refusal' in line) throw failureFrom(line.refusal)
+    yield line
+  }
+}
+
+async function json(
+  connection: Connection,
+  method: 'GET' | 'POST',
+  path: string,
+  stream?: AsyncIterable<Buffer>,
+): Promise<unknown> {
+  const answer = await connection.request(method, path, stream as Readable | undefined, stream && BUNDLE_TYPE)
+  try {
+    return await answer.body.json()
+  } catch (cause) {
+    throw lost(connection.host, reasonOf(cause), cause)
+  }
+}
+
+async function* lines(
+  connection: Connection,
+  method: 'POST',
+  path: string,
+  body: { type: string } & ({ stream: AsyncIterable<Buffer> } | { text: string }),
+): AsyncGenerator<Line> {
+  let last: Line | undefined
+  for await (const line of ndjson<Line>(connection, method, path, body)) {
+    last = line
+    yield line
+  }
+  if (last?.step === 'done' || last?.step === 'failed') return
+  throw lost(connection.host, 'the agent stopped answering before the change ended')
+}
+
+async function* ndjson<T>(
+  connection: Connection,
+  method: 'GET' | 'POST',
+  path: string,
+  body?: { type: string } & ({ stream: AsyncIterable<Buffer> } | { text: string }),
+): AsyncGenerator<T> {
+  const sent = body === undefined ? undefined : 'text' in body ? body.text : (body.stream as unknown as Readable)
+  const answer = await connection.request(method, path, sent, body?.type)
+  let rest = ''
+  const text = new TextDecoder()
+  try {
+    for await (const chunk of answer.body as unknown as ReadableStream<Uint8Array>) {
+      const parts = (rest + text.decode(chunk, { stream: true })).split('\n')
+      rest = parts.pop() ?? ''
+      if (rest.length > MAX_LINE_CHARS)
+        throw new Failure(
+          'connection_lost',
+          `talk to ${connection.host.url}: a line of more than ${MAX_LINE_CHARS} characters`,
+        )
+      for (const part of parts) if (part !== '') yield JSON.parse(part) as T
+    }
+  } catch (cause) {
+    throw cause instanceof Failure ? cause : lost(connection.host, reasonOf(cause), cause)
+  }
+}

@@ -1,0 +1,112 @@
+import prettyBytes from 'pretty-bytes'
+import prettyMs from 'pretty-ms'
+import { Failure, FAILURES } from '../../shared/failure.ts'
+import type { AgentStatus, AppStatus, ServiceState, ServiceStatus } from '../../shared/wire.ts'
+import * as api from '../api.ts'
+import type { Host } from '../config.ts'
+import { type Context, needProjectOrHost, openSigning, targetHosts } from '../context.ts'
+import { askHosts } from '../hosts.ts'
+import { cell, type Print } from '../print.ts'
+import { parseAppName } from '../../shared/names.ts'
+
+const WATCH_MS = 2_000
+const CLEAR_SCREEN = '\x1b[H\x1b[2J'
+
+interface HostAnswer {
+  host: Host
+  answer: AgentStatus | Failure
+}
+
+export async function status(context: Context, options: { watch?: boolean; check?: boolean }): Promise<number> {
+  const { print } = context
+  const project = needProjectOrHost(context)
+  const hosts = targetHosts(context, project, 'read')
+  const signing = await openSigning(context)
+  // With --host alone all apps of the host are shown; a project asks for its own.
+  const app = context.options.app !== undefined ? parseAppName(context.options.app) : context.options.host?.length ? undefined : project?.app
+  for (;;) {
+    const answers = await askHosts(context, { hosts, signing }, (connection) => api.status(connection, app))
+    if (options.watch && !print.json && process.stdout.isTTY) print.line(`${CLEAR_SCREEN}${new Date().toISOString()}`)
+    show(print, answers)
+    if (!options.watch) return exitOf(answers, options.check === true)
+    await new Promise((resolve) => setTimeout(resolve, WATCH_MS))
+  }
+}
+
+function exitOf(answers: HostAnswer[], check: boolean): number {
+  const problems = answers.flatMap((answer) => problemsOf(answer))
+  if (check) return problems.length > 0 ? FAILURES.unhealthy.exit : 0
+  const failure = answers.map(({ answer }) => answer).find((answer) => answer instanceof Failure)
+  return failure?.exit ?? 0
+}
+
+function show(print: Print, answers: HostAnswer[]): void {
+  if (print.json) return print.value({ hosts: answers.map(hostJson) })
+  const rows = answers.flatMap((answer) => hostRows(print, answer))
+  print.table(['host', 'app', 'service', 'state', 'release', 'up', 'respawns', 'last exit', 'memory', 'port', 'disk'], rows)
+  for (const { host, text, hint } of answers.flatMap((answer) => problemsOf(answer).map((problem) => ({ host: answer.host.name, ...problem })))) {
+    print.note(`${print.tone('warn', '!')} ${host}: ${cell(text)}${hint === undefined ? '' : `\n  ${cell(hint)}`}`)
+  }
+}
+
+/** The contract of `status --json`: DESIGN.md section 10. */
+function hostJson({ host, answer }: HostAnswer) {
+  const { name, url } = host
+  if (answer instanceof Failure) return { name, url, reachable: false, error: answer.toRefusal(), apps: [] }
+  return { name, url, reachable: true, ...answer }
+}
+
+function hostRows(print: Print, { host, answer }: HostAnswer): string[][] {
+  const none = Array.from({ length: 9 }, () => '-')
+  if (answer instanceof Failure) return [[host.name, '-', '-', print.tone('bad', 'unreachable'), ...none.slice(0, 7)]]
+  const disk = `${prettyBytes(answer.disk.freeBytes)} free, ${print.tone(answer.disk.state === 'ok' ? 'good' : 'bad', answer.disk.state)}`
+  if (answer.apps.length === 0) return [[host.name, ...none, disk]]
+  return answer.apps.flatMap((app) => {
+    if (app.services.length === 0) return [[host.name, app.app, '-', 'stopped', cell(app.wanted), ...none.slice(0, 5), disk]]
+    return app.services.map((service) => [host.name, app.app, ...serviceCells(print, service), disk])
+  })
+}
+
+const TONES: Record<ServiceState, 'good' | 'warn' | 'bad'> = {
+  running: 'good',
+  starting: 'warn',
+  stopped: 'warn',
+  degraded: 'warn',
+  'crash-looping': 'bad',
+  failed: 'bad',
+}
+
+function serviceCells(print: Print, service: ServiceStatus): string[] {
+  const { respawns, lastExit, since } = service
+  const up = since === null ? '-' : prettyMs(Math.max(0, Date.now() - Date.parse(since)), { compact: true })
+  const limit = `${respawns.sinceSwitch} of ${respawns.limit.attempts} in ${respawns.limit.withinSeconds} s`
+  const exit = lastExit === null ? '-' : lastExit.oom ? 'out of memory' : lastExit.signal === null ? `code ${lastExit.code}` : cell(lastExit.signal)
+  return [
+    cell(service.name),
+    print.tone(TONES[service.state] ?? 'warn', cell(service.state)),
+    cell(service.release),
+    up,
+    respawns.sinceSwitch > 0 ? print.tone('warn', limit) : limit,
+    exit,
+    service.memoryBytes === null ? '-' : prettyBytes(service.memoryBytes),
+    cell(service.port),
+  ]
+}
+
+/** What a person should look at, and what to type. Nothing here means all is well. */
+function problemsOf({ answer }: HostAnswer): { text: string; hint?: string }[] {
+  if (answer instanceof Failure) return [{ text: answer.message, ...(answer.hint === undefined ? {} : { hint: answer.hint }) }]
+  const disk = answer.disk.state === 'ok' ? [] : [{ text: `disk ${answer.disk.state}: ${prettyBytes(answer.disk.freeBytes)} and ${answer.disk.freeInodes} inodes free at ${answer.disk.path}` }]
+  return [...disk, ...answer.apps.flatMap(appProblems)]
+}
+
+function appProblems(app: AppStatus): { text: string; hint?: string }[] {
+  const sick = app.services
+    .filter(({ state }) => state !== 'running')
+    .map(({ name, state, release }) => ({
+      text: `${app.app} ${name} is ${state}`,
+      hint: state === 'stopped' ? `start it: tarmac start --app ${app.app}` : `see why: tarmac logs ${name} --app ${app.app}${release === null ? '' : ` --release ${release}`}`,
+    }))
+  if (app.wanted === app.running || sick.length > 0) return sick
+  return [{ text: `${app.app} runs ${app.running ?? 'nothing'}, not the wanted ${app.wanted ?? 'nothing'}` }]
+}

@@ -1,0 +1,38 @@
+import { Failure } from '../../shared/failure.ts'
+import { hostsFrom, parsePin } from '../config.ts'
+import { openConnection } from '../connection.ts'
+import { type Context, openSigning } from '../context.ts'
+import { openPins } from '../pins.ts'
+import { trustOnFirstUse } from '../trust.ts'
+
+/** Connects, compares the agent's key with the pin given (or asks), and remembers it. */
+export async function trust(context: Context, url: string | undefined, { pin }: { pin?: string }): Promise<number> {
+  const { print, surroundings } = context
+  const pins = openPins(surroundings.configDir)
+  if (url === undefined) return list(context)
+  const [host] = hostsFrom([{ url }])
+  if (!host) throw new Failure('usage', 'trust: no host')
+  const expected = pin === undefined ? undefined : parsePin(pin)
+  const signing = await openSigning(context)
+  let seen = ''
+  const connection = await openConnection(host, {
+    async pinOf(asked, shown) {
+      seen = shown
+      return expected ?? (pins.of(asked.url) === shown ? shown : trustOnFirstUse(context, asked, shown))
+    },
+    signSession: signing.signSession,
+  })
+  connection.close()
+  pins.trust(host.url, seen)
+  if (print.json) print.value({ url: host.url, pin: seen, trusted: true })
+  else print.line(`${host.url} is trusted by ${seen}`)
+  return 0
+}
+
+function list({ print, surroundings }: Context): number {
+  const known = openPins(surroundings.configDir).all()
+  if (print.json) print.value({ agents: known })
+  else if (known.length === 0) print.note('no agent is trusted yet: tarmac trust URL --pin PIN')
+  else print.table(['agent', 'pin'], known.map(({ url, pin }) => [url, pin]))
+  return 0
+}

@@ -1,0 +1,109 @@
+import prettyMs from 'pretty-ms'
+import { Failure, FAILURES } from '../shared/failure.ts'
+import type { ReleaseId } from '../shared/names.ts'
+import { printable, printableLine } from '../shared/printable.ts'
+import type { DoneLine, FailedLine, Line, Receipt, StepLine } from '../shared/wire.ts'
+import type { Host } from './config.ts'
+import type { Context } from './context.ts'
+import type { Print } from './print.ts'
+import { startProgress } from './progress.ts'
+
+/** How a change ended on one host. `exit` is the exit code it would have alone. */
+export interface Outcome {
+  name: string
+  url: string
+  exit: number
+  /** The release the change was about. */
+  release: ReleaseId | null
+  /** What runs now. */
+  running: ReleaseId | null
+  previous: ReleaseId | null
+  code: string | null
+  message: string | null
+}
+
+/** Follows the steps of a change to the truth, showing them as they come. */
+export async function followChange(context: Context, host: Host, lines: AsyncIterable<Line>): Promise<Outcome> {
+  const { print } = context
+  const progress = startProgress(print, 'waiting for the agent')
+  try {
+    for await (const line of lines) {
+      if (print.json) print.value({ host: host.name, ...line })
+      if (line.step === 'done') return doneOutcome(host, line)
+      if (line.step === 'failed') {
+        progress.end()
+        if (!print.json) showFailed(print, line)
+        return failedOutcome(host, line)
+      }
+      if (line.step === 'waiting') {
+        progress.say(`the agent is at work (${prettyMs(line.ms, { secondsDecimalDigits: 0 })})`)
+        continue
+      }
+      progress.end()
+      print.note(stepText(print, line))
+      progress.say('waiting for the agent')
+    }
+  } finally {
+    progress.end()
+  }
+  throw new Failure('connection_lost', `talk to ${host.url}: the answer ended early`)
+}
+
+function doneOutcome(host: Host, { release, previous }: DoneLine): Outcome {
+  return { name: host.name, url: host.url, exit: 0, release, running: release, previous, code: null, message: null }
+}
+
+function failedOutcome(host: Host, line: FailedLine): Outcome {
+  const exit = Object.hasOwn(FAILURES, line.code) ? FAILURES[line.code].exit : 1
+  const { release, running } = line.receipt
+  return { name: host.name, url: host.url, exit, release, running, previous: null, code: line.code, message: line.message }
+}
+
+const STEP_WORDS: Record<StepLine['step'], string> = {
+  received: 'received',
+  stored: 'stored and verified',
+  assembled: 'release assembled',
+  prepared: 'prepared',
+  stopped: 'stopped',
+  started: 'started',
+  healthy: 'healthy',
+  switched: 'switched',
+  'going-back': 'going back to',
+  'gone-back': 'went back to',
+  pruned: 'pruned',
+  warning: 'warning',
+  waiting: 'waiting',
+}
+
+function stepText(print: Print, line: StepLine): string {
+  const mark = line.step === 'warning' || line.step === 'going-back' ? print.tone('warn', '!') : print.tone('good', '✓')
+  const what = line.service ? ` ${line.service}` : line.step.endsWith('-back') && line.release ? ` ${line.release}` : ''
+  const more = line.message === undefined ? '' : `: ${printableLine(line.message)}`
+  return `  ${mark} ${STEP_WORDS[line.step] ?? printableLine(line.step)}${what}${more}  ${print.tone('dim', prettyMs(line.ms))}`
+}
+
+/** One screen: what failed and how, what it said last, what runs now, what was undone, what to type next. */
+function showFailed(print: Print, line: FailedLine): void {
+  const { receipt } = line
+  print.note(`  ${print.tone('bad', '✗')} ${printable(line.message)}`)
+  for (const text of receiptLines(print, receipt)) print.note(text)
+}
+
+export function receiptLines(print: Print, receipt: Receipt): string[] {
+  const { exit } = receipt
+  const how = exit === null ? [] : [`last exit   ${exit.oom ? 'out of memory' : exit.signal === null ? `code ${exit.code}` : `signal ${exit.signal}`} at ${exit.at}`]
+  const respawns = receipt.respawns === null ? [] : [`respawns    ${receipt.respawns}`]
+  const output = receipt.output.length === 0 ? ['output      none'] : ['output      the last lines of the failed release:', ...receipt.output.map((text) => `  │ ${printableLine(text)}`)]
+  const running = receipt.running === null ? print.tone('bad', 'nothing') : print.tone('strong', receipt.running)
+  return [
+    '',
+    `failed      ${receipt.release ?? '-'} in ${receipt.phase}${receipt.service === null ? '' : ` of ${receipt.service}`}`,
+    ...how,
+    ...respawns,
+    ...output,
+    `runs now    ${running}`,
+    ...receipt.undone.map((text) => `undone      ${printableLine(text)}`),
+    ...receipt.next.map((text, index) => `${index === 0 ? 'next        ' : '            '}${printableLine(text)}`),
+    '',
+  ]
+}

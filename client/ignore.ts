@@ -1,0 +1,80 @@
+import ignore, { type Ignore } from 'ignore'
+
+// What of a directory goes into a release. `.tarmacignore` has gitignore's syntax and its meaning in subdirectories:
+// the last line that matches decides, a deeper file's lines come after a higher one's, and nothing inside an ignored
+// directory can be taken back.
+
+export const IGNORE_FILE = '.tarmacignore'
+export const PROJECT_FILE = 'tarmac.toml'
+
+/** Comes before any .tarmacignore, so that `!.env.example` can take one back. */
+const DEFAULTS = ['.git', '.env*', IGNORE_FILE, `/${PROJECT_FILE}`, '/*.tarmac']
+
+/** Of tarmac.toml: `[build] include` and `exclude` in gitignore's syntax, `shared` as plain paths. */
+export interface Choice {
+  /** Only what matches is taken. */
+  include?: string[]
+  /** Taken away, whatever a .tarmacignore says. */
+  exclude?: string[]
+  /** Directories that live on the host: what lies there here stays here. */
+  shared?: string[]
+}
+
+/** The rules that hold in one directory and below. Made once for the top, and anew where a .tarmacignore lies. */
+export interface Rules {
+  /** False: it is ignored, and when it is a directory nothing in it is looked at. */
+  allows(path: string, isDirectory: boolean): boolean
+  /** True when no include is given, or one matches the path or a directory above it. */
+  includes(path: string, isDirectory: boolean): boolean
+  /** These rules and the lines of a .tarmacignore in the directory `dir` ('' for the top). */
+  with(dir: string, ignoreFile: string): Rules
+}
+
+export function rulesOf(choice: Choice): Rules {
+  const last = rules([...(choice.exclude ?? []), ...(choice.shared ?? []).map((path) => `/${literal(path)}`)])
+  const include = choice.include === undefined ? undefined : rules(choice.include)
+  const includes: Rules['includes'] = (path, isDirectory) => include?.ignores(asked(path, isDirectory)) ?? true
+  const under = (ignored: Ignore): Rules => ({
+    allows: (path, isDirectory) => {
+      const name = asked(path, isDirectory)
+      return !last.ignores(name) && !ignored.ignores(name)
+    },
+    includes,
+    with: (dir, ignoreFile) => under(rules(ignored).add(linesFor(dir, ignoreFile))),
+  })
+  return under(rules(DEFAULTS))
+}
+
+/** Names on Linux differ by case, and so do git's patterns there; the package's default is the other way. */
+function rules(patterns: string[] | Ignore): Ignore {
+  return ignore({ ignorecase: false }).add(patterns)
+}
+
+/** The package knows a directory by the slash after it. */
+function asked(path: string, isDirectory: boolean): string {
+  return isDirectory ? `${path}/` : path
+}
+
+/**
+ * A deeper file's lines, said from the top: `x` in `a/b` is `/a/b/**` + `/x`, `/x` and `x/y` are `/a/b/x` and `/a/b/x/y`.
+ * One list for the whole tree gives git's order of precedence without asking several lists who decides.
+ */
+function linesFor(dir: string, ignoreFile: string): string {
+  if (dir === '') return ignoreFile
+  const prefix = `/${literal(dir)}/`
+  const lines = ignoreFile.replace(/^\uFEFF/, '').split(/\r?\n/)
+  const moved = lines.flatMap((line) => {
+    if (line.startsWith('#')) return []
+    const negative = line.startsWith('!')
+    // Blanks at the end do not count, unless escaped.
+    const pattern = (negative ? line.slice(1) : line).replace(/(?<!\\) +$/, '')
+    if (pattern === '') return []
+    const anchored = pattern.slice(0, -1).includes('/')
+    return [`${negative ? '!' : ''}${prefix}${anchored ? pattern.replace(/^\//, '') : `**/${pattern}`}`]
+  })
+  return moved.join('\n')
+}
+
+function literal(path: string): string {
+  return path.replace(/[\\*?[\]]/g, '\\$&')
+}

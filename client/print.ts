@@ -1,0 +1,97 @@
+import { styleText } from 'node:util'
+import Table from 'cli-table3'
+import type { Failure } from '../shared/failure.ts'
+import { printable, printableLine } from '../shared/printable.ts'
+
+// Everything the client says. Results go to stdout, and to nothing else. Progress, errors and hints go to stderr:
+// lower case, no full stop, one line "error: …" and at most one line "hint: …". Every byte that came from outside is
+// escaped here, so that no file name and no log can move the cursor of whoever reads it.
+
+export type Tone = 'good' | 'bad' | 'warn' | 'dim' | 'strong'
+
+const STYLES = { good: 'green', bad: 'red', warn: 'yellow', dim: 'dim', strong: 'bold' } as const
+
+export interface Print {
+  readonly json: boolean
+  readonly quiet: boolean
+  readonly verbose: boolean
+  /** Whether someone sits at a terminal and reads stderr. */
+  readonly isInteractive: boolean
+  /** A result. */
+  line(text: string): void
+  /** A result for machines: one JSON value on one line. */
+  value(value: unknown): void
+  /** What goes on; nothing when quiet or for machines. */
+  note(text: string): void
+  warn(text: string): void
+  failure(failure: Failure): void
+  bug(error: unknown): void
+  /** Rows under a head, as wide as they need. Cells may be toned. */
+  table(head: string[], rows: string[][]): void
+  tone(tone: Tone, text: string): string
+}
+
+export function createPrint(options: { json: boolean; quiet: boolean; verbose: boolean; color: boolean }): Print {
+  const isInteractive = process.stderr.isTTY === true && !options.quiet && !options.json
+  const out = (text: string) => void process.stdout.write(`${text}\n`)
+  const err = (text: string) => void process.stderr.write(`${text}\n`)
+  const paint = (stream: NodeJS.WriteStream, tone: Tone, text: string) =>
+    options.color && stream.isTTY === true ? styleText(STYLES[tone], text, { validateStream: false }) : text
+  return {
+    json: options.json,
+    quiet: options.quiet,
+    verbose: options.verbose,
+    isInteractive,
+    line: (text) => out(text),
+    value: (value) => out(JSON.stringify(value)),
+    note: (text) => {
+      if (!options.quiet && !options.json) err(text)
+    },
+    warn: (text) => {
+      if (!options.json) err(`${paint(process.stderr, 'warn', 'warning:')} ${printable(text)}`)
+    },
+    failure(failure) {
+      if (options.json) out(JSON.stringify({ error: failure.toRefusal() }))
+      err(`${paint(process.stderr, 'bad', 'error:')} ${printable(failure.message)}`)
+      if (failure.hint !== undefined) err(`${paint(process.stderr, 'dim', 'hint:')} ${printable(failure.hint)}`)
+    },
+    bug(error) {
+      const story = error instanceof Error ? (error.stack ?? error.message) : String(error)
+      if (options.json) out(JSON.stringify({ error: { code: 'internal', message: String(error) } }))
+      err(`${paint(process.stderr, 'bad', 'error:')} a bug in tarmac: ${printable(story)}`)
+    },
+    table(head, rows) {
+      const none = Object.fromEntries(
+        [
+          'top',
+          'top-mid',
+          'top-left',
+          'top-right',
+          'bottom',
+          'bottom-mid',
+          'bottom-left',
+          'bottom-right',
+          'left',
+          'left-mid',
+          'mid',
+          'mid-mid',
+          'right',
+          'right-mid',
+        ].map((name) => [name, '']),
+      )
+      const table = new Table({
+        head: head.map((text) => paint(process.stdout, 'dim', text)),
+        chars: { ...none, middle: '  ' },
+        style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0, compact: true },
+      })
+      table.push(...rows)
+      for (const row of table.toString().split('\n')) out(row.trimEnd())
+    },
+    tone: (tone, text) => paint(process.stdout, tone, text),
+  }
+}
+
+/** A value of unknown content for one table cell or one line. */
+export function cell(text: string | number | null | undefined): string {
+  return text === null || text === undefined || text === '' ? '-' : printableLine(String(text))
+}

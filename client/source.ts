@@ -1,0 +1,110 @@
+import { closeSync, constants, openSync, readSync } from 'node:fs'
+import type { BundleObject } from '../shared/bundle.ts'
+import { Failure, reasonOf } from '../shared/failure.ts'
+import type { Entry, Signed } from '../shared/manifest.ts'
+import type { Sha256 } from '../shared/names.ts'
+import { parentsOf } from '../shared/tree.ts'
+
+// What a release is made from: a directory, a foreign archive, or a bundle that was packed before. All give the same.
+
+export interface Source {
+  /** For a manifest: sorted by the bytes of their paths. */
+  readonly entries: Entry[]
+  /** Sentences for a person; none of them stops a push. */
+  readonly warnings: string[]
+  /** The text of the tarmac.toml at the top. It is not among the entries. */
+  readonly projectToml?: string
+  /** Set when the source is a bundle: this is what was signed, and no other manifest can be made of it. */
+  readonly signed?: { signed: Signed; signatures: string[] }
+  /**
+   * The wanted objects, each once, in an order that is quick to read; read each before asking for the next. Can be
+   * called again. Throws `object_missing` when the source has not got one of them.
+   */
+  objects(wanted: ReadonlySet<Sha256>): AsyncIterable<BundleObject>
+  /** Takes away what the source made on the disk. */
+  close(): void
+}
+
+/** Most files are read whole in one call; bigger ones in portions of this. */
+export const PORTION_BYTES = 1024 * 1024
+
+/**
+ * A file's content. With `scratch`, every portion lies in it, and the next one overwrites it.
+ * Throws `source_invalid`; never follows a link that took the file's place.
+ */
+export function* fileBytes(file: string, scratch = Buffer.allocUnsafeSlow(PORTION_BYTES)): Generator<Buffer> {
+  let fd: number | undefined
+  try {
+    fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW)
+    for (;;) {
+      const bytes = readSync(fd, scratch)
+      if (bytes > 0) yield scratch.subarray(0, bytes)
+      // A regular file gives less than was asked for at its end only: no second call for the many small ones.
+      if (bytes < scratch.length) return
+    }
+  } catch (cause) {
+    throw cause instanceof Failure ? cause : unreadable(file, cause)
+  } finally {
+    if (fd !== undefined) closeSync(fd)
+  }
+}
+
+export function unreadable(path: string, cause: unknown): Failure {
+  return new Failure('source_invalid', `read ${JSON.stringify(path)}: ${reasonOf(cause)}`, { cause })
+}
+
+/** Sorts by the UTF-8 bytes, as the manifest demands; JavaScript's own order differs beyond U+D7FF. */
+export function sortedByPath<T extends { path: string }>(items: T[]): T[] {
+  return items
+    .map((item) => ({ item, bytes: Buffer.from(item.path) }))
+    .sort((a, b) => Buffer.compare(a.bytes, b.bytes))
+    .map(({ item }) => item)
+}
+
+/** One warning for each pair of names in one directory that a person, or another file system, takes for the same. */
+export function lookAlikes(paths: Iterable<string>): string[] {
+  const known = new Map<string, string>()
+  const seen = new Set<string>()
+  const warnings: string[] = []
+  const look = (path: string): void => {
+    seen.add(path)
+    const slash = path.lastIndexOf('/') + 1
+    const key = path.slice(0, slash) + path.slice(slash).normalize('NFC').toLowerCase()
+    const other = known.get(key)
+    if (other === undefined) known.set(key, path)
+    else warnings.push(`${JSON.stringify(other)} and ${JSON.stringify(path)} differ only in case or Unicode form`)
+  }
+  for (const path of paths) {
+    for (const parent of parentsOf(path)) {
+      if (seen.has(parent)) break
+      look(parent)
+    }
+    look(path)
+  }
+  return warnings
+}
+
+/** The objects of files that lie on the disk. `fileOf` says where; the first of equal files is taken. */
+export async function* objectsOnDisk(
+  entries: Entry[],
+  wanted: ReadonlySet<Sha256>,
+  fileOf: (entry: { path: string; sha256: Sha256 }) => string,
+): AsyncGenerator<BundleObject> {
+  const left = new Set(wanted)
+  const scratch = Buffer.allocUnsafeSlow(PORTION_BYTES)
+  for (const entry of entries) {
+    if (!('sha256' in entry) || !left.delete(entry.sha256)) continue
+    const { sha256, size, path } = entry
+    yield { sha256, size, path, open: () => fileBytes(fileOf(entry), scratch) }
+  }
+  checkAllFound(left)
+}
+
+/** Throws `object_missing` when anything is left. */
+export function checkAllFound(left: ReadonlySet<Sha256>): void {
+  const [first] = left
+  if (first === undefined) return
+  throw new Failure('object_missing', `read source: ${left.size} objects are not in it, the first ${first}`, {
+    hint: 'pack the release again from its directory',
+  })
+}

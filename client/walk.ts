@@ -1,0 +1,127 @@
+import { type Dirent, lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { join } from 'node:path'
+import { Failure } from '../shared/failure.ts'
+import type { Mode } from '../shared/manifest.ts'
+import { type Choice, IGNORE_FILE, type Rules, rulesOf } from './ignore.ts'
+import { lookAlikes, sortedByPath, unreadable } from './source.ts'
+
+/** Times are nanoseconds since 1970 in decimals: more than a number holds. */
+export type WalkedFile = {
+  kind: 'file'
+  path: string
+  mode: Mode
+  size: number
+  mtimeNs: string
+  ctimeNs: string
+  ino: string
+}
+export type WalkedLink = { kind: 'link'; path: string; link: string }
+export type WalkedDir = { kind: 'dir'; path: string }
+export type Walked = WalkedFile | WalkedLink | WalkedDir
+
+/**
+ * What of the directory goes into a release, sorted by the bytes of the paths; directories only when they are empty
+ * on the disk. Links are kept, not followed. Everything synchronous: that took a tenth of a second for 24,000 files,
+ * promises a multiple. Throws `source_invalid` naming what cannot be packed or read.
+ */
+export function walk(root: string, choice: Choice = {}): { entries: Walked[]; warnings: string[] } {
+  const entries: Walked[] = []
+  const visit = (dir: string, above: Rules): void => {
+    const names = namesIn(root, dir)
+    const rules = names.some(({ name }) => name === IGNORE_FILE) ? above.with(dir, ignoreFileOf(root, dir)) : above
+    if (names.length === 0 && dir !== '' && above.includes(dir, true)) entries.push({ kind: 'dir', path: dir })
+    for (const entry of names) {
+      const path = dir === '' ? entry.name : `${dir}/${entry.name}`
+      const isDirectory = entry.isDirectory()
+      if (!rules.allows(path, isDirectory)) continue
+      if (isDirectory) visit(path, rules)
+      else if (rules.includes(path, false)) entries.push(walked(root, path, entry))
+    }
+  }
+  visit('', rulesOf(choice))
+  return { entries: sortedByPath(entries), warnings: lookAlikes(entries.map(({ path }) => path)) }
+}
+
+function walked(root: string, path: string, entry: Dirent): Walked {
+  if (entry.isSymbolicLink()) return { kind: 'link', path, link: linkOf(root, path) }
+  if (!entry.isFile()) {
+    throw new Failure(
+      'source_invalid',
+      `pack ${JSON.stringify(path)}: it is ${kindOf(entry)}, which no release can hold`,
+      {
+        hint: `remove it, or name it in ${IGNORE_FILE}`,
+      },
+    )
+  }
+  try {
+    const stat = lstatSync(join(root, path), { bigint: true })
+    return {
+      kind: 'file',
+      path,
+      // What a umask or a careless chmod left of the other bits is nobody's wish: a release knows two modes.
+      mode: (stat.mode & 0o111n) === 0n ? '0644' : '0755',
+      size: Number(stat.size),
+      mtimeNs: String(stat.mtimeNs),
+      ctimeNs: String(stat.ctimeNs),
+      ino: String(stat.ino),
+    }
+  } catch (cause) {
+    throw unreadable(path, cause)
+  }
+}
+
+function kindOf(entry: Dirent): string {
+  if (entry.isFIFO()) return 'a fifo'
+  if (entry.isSocket()) return 'a socket'
+  return entry.isCharacterDevice() || entry.isBlockDevice() ? 'a device' : 'of an unknown kind'
+}
+
+function namesIn(root: string, dir: string): Dirent[] {
+  try {
+    const entries = readdirSync(join(root, dir), { withFileTypes: true })
+    // Bytes that are no UTF-8 are read as U+FFFD, and the name then belongs to no file. Asking for bytes throughout
+    // would cost more than all the rest, so they are asked for only where that character is seen.
+    if (entries.some(({ name }) => name.includes('\uFFFD'))) {
+      for (const name of readdirSync(join(root, dir), { encoding: 'buffer' })) {
+        if (!isUtf8Text(name)) throw notUtf8(dir === '' ? '' : `${dir}/`, name)
+      }
+    }
+    return entries
+  } catch (cause) {
+    throw cause instanceof Failure ? cause : unreadable(dir === '' ? root : dir, cause)
+  }
+}
+
+function linkOf(root: string, path: string): string {
+  let target: Buffer
+  try {
+    target = readlinkSync(join(root, path), { encoding: 'buffer' })
+  } catch (cause) {
+    throw unreadable(path, cause)
+  }
+  if (!isUtf8Text(target)) throw notUtf8(`${path} → `, target)
+  return target.toString()
+}
+
+function ignoreFileOf(root: string, dir: string): string {
+  const file = join(root, dir, IGNORE_FILE)
+  try {
+    if (lstatSync(file).isFile()) return readFileSync(file, 'utf8')
+  } catch (cause) {
+    throw unreadable(file, cause)
+  }
+  // git does not follow such a link. To go on without what it says could pack what must not leave this machine.
+  throw new Failure('source_invalid', `read ${JSON.stringify(file)}: it is not a regular file`)
+}
+
+function isUtf8Text(bytes: Buffer): boolean {
+  return Buffer.from(bytes.toString()).equals(bytes)
+}
+
+function notUtf8(where: string, name: Buffer): Failure {
+  // latin1 has a character for each byte; those beyond ASCII are shown as the bytes they are.
+  const shown = name.toString('latin1').replace(/[\x7f-\xff]/g, (byte) => `\\x${byte.charCodeAt(0).toString(16)}`)
+  return new Failure('source_invalid', `pack ${JSON.stringify(where)}${JSON.stringify(shown)}: the name is not UTF-8`, {
+    hint: `rename it, or name its directory in ${IGNORE_FILE}: a manifest is text and cannot say it`,
+  })
+}

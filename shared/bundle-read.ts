@@ -1,0 +1,234 @@
+import { pipeline } from 'node:stream'
+import { constants, createZstdDecompress } from 'node:zlib'
+import { Header } from 'tar/header'
+import {
+  BLOCK_BYTES,
+  CHUNK_BYTES,
+  CHUNKS_IN_FLIGHT,
+  END_BYTES,
+  entryHeader,
+  MAX_SIGNATURE_BYTES,
+  MAX_SIGNATURES,
+  MAX_WINDOW_LOG,
+  malformed,
+  paddingBytes,
+  parseEntryName,
+} from './bundle.ts'
+import { Failure, reasonOf } from './failure.ts'
+import { MAX_FILE_BYTES, MAX_FILES, MAX_MANIFEST_BYTES } from './manifest.ts'
+import type { Sha256 } from './names.ts'
+import { oneFrame } from './zstd-frame.ts'
+
+export type BundleEntry =
+  | { kind: 'manifest'; text: string }
+  | { kind: 'signature'; index: number; text: string }
+  /** `content` can be read once, and only until the next entry is asked for; what is left of it is then skipped. */
+  | { kind: 'object'; sha256: Sha256; size: number; content: AsyncIterable<Buffer> }
+
+/**
+ * How much may come as objects. Read anew when an object's content is first touched, so that a caller starts with
+ * zeros and raises them (or gives getters) once the manifest has been proved: before that, no object byte passes.
+ */
+export interface BundleLimits {
+  readonly maxObjects: number
+  /** The sum of the sizes of all objects. */
+  readonly maxBytes: number
+}
+
+/** For a caller that asks the signed manifest about each object before it touches its content. */
+const LIMITED_BY_MANIFEST: BundleLimits = { maxObjects: MAX_FILES, maxBytes: Number.MAX_SAFE_INTEGER }
+
+/** zstd never makes more than 1/256 and a few bytes a block out of what it cannot compress; the rest is what is under way. */
+const MAX_EXPANSION = 1.01
+const MAX_UNDER_WAY_BYTES = 8 * 1024 * 1024
+
+/**
+ * Reads a bundle while it arrives, in little memory. Gives the manifest, its signatures, then the objects; a reader
+ * that comes to the end without a throw has seen a whole bundle and nothing else. Contents are not hashed here.
+ * Throws `bundle_malformed` and `limit_exceeded`; an error of `bytes` (a connection cut) comes out as itself.
+ * Leaving the loop early closes everything, `bytes` too.
+ */
+export async function* readBundle(
+  bytes: AsyncIterable<Uint8Array>,
+  limits = LIMITED_BY_MANIFEST,
+): AsyncGenerator<BundleEntry> {
+  const tar = new TarBytes(decompressed(bytes))
+  try {
+    const first = await nextHeader(tar)
+    if (first?.name.kind !== 'manifest') throw malformed('does not begin with release.json')
+    yield { kind: 'manifest', text: await wholeText(tar, first, MAX_MANIFEST_BYTES) }
+    let signatures = 0
+    let objectBytes = 0
+    const seen = new Set<Sha256>()
+    for (let header = await nextHeader(tar); header; header = await nextHeader(tar)) {
+      const { name, size } = header
+      if (name.kind === 'signature' && name.index === signatures && seen.size === 0) {
+        if (++signatures > MAX_SIGNATURES) throw exceeded('signatures', signatures, MAX_SIGNATURES)
+        yield { kind: 'signature', index: name.index, text: await wholeText(tar, header, MAX_SIGNATURE_BYTES) }
+      } else if (name.kind === 'object' && !seen.has(name.sha256)) {
+        seen.add(name.sha256)
+        objectBytes += size
+        const total = objectBytes
+        const content = tar.content(size, () => {
+          if (seen.size > limits.maxObjects) throw exceeded('objects', seen.size, limits.maxObjects)
+          if (total > limits.maxBytes) throw exceeded('bytes of objects', total, limits.maxBytes)
+        })
+        yield { kind: 'object', sha256: name.sha256, size, content }
+        for await (const _ of content);
+        await tar.zeros(paddingBytes(size))
+      } else {
+        throw malformed(`entry ${JSON.stringify(header.path)}: there twice, or not in its place`)
+      }
+    }
+  } finally {
+    await tar.close()
+  }
+}
+
+type EntryHead = { name: ReturnType<typeof parseEntryName>; path: string; size: number }
+
+/** Undefined at the end of the tar, when nothing follows it. */
+async function nextHeader(tar: TarBytes): Promise<EntryHead | undefined> {
+  const block = await tar.exactly(BLOCK_BYTES)
+  if (isZero(block)) {
+    await tar.zeros(END_BYTES - BLOCK_BYTES)
+    if ((await tar.some(1)).length > 0) throw malformed('goes on after its end')
+    return undefined
+  }
+  const { path, size } = parseHeader(block)
+  const name = parseEntryName(path)
+  if (size > MAX_FILE_BYTES) throw exceeded(`entry ${JSON.stringify(path)}: bytes`, size, MAX_FILE_BYTES)
+  // One spelling for each header: no other type, owner, link, device, prefix, checksum or base-256 number gets past.
+  if (!block.equals(entryHeader(path, size)))
+    throw malformed(`entry ${JSON.stringify(path)}: not the header tarmac writes`)
+  return { name, path, size }
+}
+
+function parseHeader(block: Buffer): { path: string; size: number } {
+  let header: Header
+  try {
+    header = new Header(block)
+  } catch (cause) {
+    throw malformed(`entry: its header cannot be read: ${reasonOf(cause)}`, cause)
+  }
+  const { path, size } = header
+  if (path === undefined || size === undefined) throw malformed('entry: its header has no name or no size')
+  return { path, size }
+}
+
+async function wholeText(tar: TarBytes, { path, size }: EntryHead, maxBytes: number): Promise<string> {
+  if (size > maxBytes) throw exceeded(`entry ${JSON.stringify(path)}: bytes`, size, maxBytes)
+  const content = await tar.exactly(size)
+  await tar.zeros(paddingBytes(size))
+  const text = content.toString()
+  // A signature is over bytes: text that does not give the same bytes back would be checked as something else.
+  if (!Buffer.from(text).equals(content)) throw malformed(`entry ${JSON.stringify(path)}: not UTF-8`)
+  return text
+}
+
+function exceeded(what: string, count: number, limit: number): Failure {
+  return new Failure('limit_exceeded', `bundle ${what}: ${count}; the limit is ${limit}`)
+}
+
+function isZero(bytes: Buffer): boolean {
+  return bytes.every((byte) => byte === 0)
+}
+
+/** Takes the tar's bytes in the portions that are asked for. */
+class TarBytes {
+  readonly #source: AsyncGenerator<Buffer>
+  #rest: Buffer = Buffer.alloc(0)
+
+  constructor(source: AsyncGenerator<Buffer>) {
+    this.#source = source
+  }
+
+  /** One byte at least, `max` at most; none at the end. */
+  async some(max: number): Promise<Buffer> {
+    while (this.#rest.length === 0) {
+      const next = await this.#source.next()
+      if (next.done) return this.#rest
+      this.#rest = next.value
+    }
+    const taken = this.#rest.subarray(0, max)
+    this.#rest = this.#rest.subarray(taken.length)
+    return taken
+  }
+
+  async exactly(size: number): Promise<Buffer> {
+    const parts: Buffer[] = []
+    for (let left = size; left > 0; ) {
+      const part = await this.some(left)
+      if (part.length === 0) throw malformed('ends in its middle: it was cut short')
+      if (part.length === size) return part
+      parts.push(part)
+      left -= part.length
+    }
+    return Buffer.concat(parts)
+  }
+
+  async zeros(size: number): Promise<void> {
+    if (!isZero(await this.exactly(size))) throw malformed('has something where only zeros belong')
+  }
+
+  /** Goes on where it was left, so that what one loop leaves another can skip. `admit` throws before the first byte. */
+  content(size: number, admit: () => void): AsyncIterable<Buffer> {
+    let left = size
+    const tar = this
+    return {
+      async *[Symbol.asyncIterator]() {
+        admit()
+        while (left > 0) {
+          const part = await tar.some(left)
+          if (part.length === 0) throw malformed('ends in its middle: it was cut short')
+          left -= part.length
+          yield part
+        }
+      },
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#source.return(undefined)
+  }
+}
+
+/** What one zstd frame holds. The bytes of the source are taken no faster than the result is. */
+async function* decompressed(bytes: AsyncIterable<Uint8Array>): AsyncGenerator<Buffer> {
+  let sent = 0
+  let produced = 0
+  let sourceError: { error: unknown } | undefined
+  async function* counted(): AsyncGenerator<Uint8Array> {
+    try {
+      for await (const chunk of oneFrame(bytes)) {
+        sent += chunk.length
+        // A frame of blocks that hold nothing could go on for ever without ever reaching a limit on what comes out.
+        if (sent > produced * MAX_EXPANSION + MAX_UNDER_WAY_BYTES) throw malformed('holds less than it takes to say it')
+        yield chunk
+      }
+    } catch (error) {
+      sourceError = { error }
+      throw error
+    }
+  }
+  const options = {
+    chunkSize: CHUNK_BYTES,
+    highWaterMark: CHUNKS_IN_FLIGHT * CHUNK_BYTES,
+    rejectGarbageAfterEnd: true,
+    params: { [constants.ZSTD_d_windowLogMax]: MAX_WINDOW_LOG },
+  }
+  const zstd = createZstdDecompress(options)
+  // The callback is there because pipeline asks for one: an error of either side also comes out of the loop below.
+  pipeline(counted(), zstd, () => {})
+  try {
+    for await (const chunk of zstd) {
+      produced += chunk.length
+      yield chunk
+    }
+  } catch (error) {
+    if (sourceError) throw sourceError.error
+    throw malformed(`cannot be decompressed: ${reasonOf(error)}`, error)
+  }
+  if (zstd.bytesWritten !== sent)
+    throw malformed(`goes on after its end: ${sent - zstd.bytesWritten} bytes were not read`)
+}

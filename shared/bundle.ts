@@ -1,0 +1,76 @@
+import { Header } from 'tar/header'
+import { Failure } from './failure.ts'
+import { isSha256, type Sha256 } from './names.ts'
+
+// The bundle: a tar in one zstd frame. `release.json`, then `signatures/0.sig` and on, then `objects/<sha256>` in any
+// order; regular files, each name once, two zero blocks, and nothing after them. What a tar could say besides (paths,
+// links, modes, owners, times) has one value here, so that nothing in it needs to be trusted or cleaned.
+// bundle-write.ts writes it, bundle-read.ts reads it.
+
+/** The unit of a tar: headers are one block, contents are filled up to whole ones (POSIX.1-1988 ustar). */
+export const BLOCK_BYTES = 512
+/** The end of a tar: two blocks of zeros. */
+export const END_BYTES = 2 * BLOCK_BYTES
+/** An armored SSHSIG of ecdsa-sk is about 700 bytes; a certificate may add some thousands. */
+export const MAX_SIGNATURE_BYTES = 16 * 1024
+/** Enough for any rule of N persons. */
+export const MAX_SIGNATURES = 16
+/** 8 MiB: what RFC 8878 asks every decoder to support, and all that a stranger may make us hold. Level 3 uses 2 MiB. */
+export const MAX_WINDOW_LOG = 23
+/** A quarter of the time of level 6 for nine tenths of its effect on installed packages. */
+export const ZSTD_LEVEL = 3
+/** Big enough that a call into zstd's thread costs little, small enough to have several in flight. */
+export const CHUNK_BYTES = 256 * 1024
+/** zstd works on one in its thread while this one fills the next: with one only, they wait for each other in turn. */
+export const CHUNKS_IN_FLIGHT = 4
+
+export const MANIFEST_NAME = 'release.json'
+
+/** What a name in a bundle means. */
+export type EntryName = { kind: 'manifest' } | { kind: 'signature'; index: number } | { kind: 'object'; sha256: Sha256 }
+
+/** One object on its way into a bundle. */
+export interface BundleObject {
+  sha256: Sha256
+  /** In bytes; packing fails when `open` gives more or fewer. */
+  size: number
+  /** Where it comes from, for messages. */
+  path?: string
+  /** Gives the content. A buffer may be used again when the next one is asked for. */
+  open(): AsyncIterable<Uint8Array> | Iterable<Uint8Array>
+}
+
+export function signatureName(index: number): string {
+  return `signatures/${index}.sig`
+}
+
+export function objectName(digest: Sha256): string {
+  return `objects/${digest}`
+}
+
+/** Throws `bundle_malformed` for every name that is not one of the three. */
+export function parseEntryName(name: string): EntryName {
+  if (name === MANIFEST_NAME) return { kind: 'manifest' }
+  const index = /^signatures\/(0|[1-9]\d?)\.sig$/.exec(name)?.[1]
+  if (index !== undefined) return { kind: 'signature', index: Number(index) }
+  const digest = name.startsWith('objects/') ? name.slice('objects/'.length) : ''
+  if (isSha256(digest)) return { kind: 'object', sha256: digest }
+  throw malformed(`entry ${JSON.stringify(name)}: no such name in a bundle`)
+}
+
+/** The one header an entry of this name and size can have. */
+export function entryHeader(name: string, size: number): Buffer {
+  const block = Buffer.alloc(BLOCK_BYTES)
+  const still = { mode: 0o644, uid: 0, gid: 0, mtime: new Date(0), uname: '', gname: '' }
+  new Header({ ...still, type: 'File', path: name, size }).encode(block)
+  return block
+}
+
+/** Zeros after a content of this size, up to the next block. */
+export function paddingBytes(size: number): number {
+  return (BLOCK_BYTES - (size % BLOCK_BYTES)) % BLOCK_BYTES
+}
+
+export function malformed(reason: string, cause?: unknown): Failure {
+  return new Failure('bundle_malformed', `bundle ${reason}`, { cause, hint: 'let tarmac pack or tarmac push write it' })
+}

@@ -1,0 +1,122 @@
+import { Failure } from './failure.ts'
+import type { Entry } from './manifest.ts'
+
+// The path rules of a release. Pure: decided on the manifest's own graph, never on a disk, so that nothing a
+// disk holds (or holds by the time it is used) changes the answer.
+
+/** ext4, xfs and btrfs all stop a name at 255 bytes. */
+const MAX_SEGMENT_BYTES = 255
+/** A quarter of Linux's PATH_MAX: leaves room for the root in front. */
+const MAX_PATH_BYTES = 1024
+/** Linux gives up after 40 links (path_resolution(7)). */
+const MAX_LINKS_FOLLOWED = 40
+
+/**
+ * Paths are sorted, unique, relative, and nothing lies below a file or a link; links stay inside; nothing lies in a
+ * shared directory. Throws `path_refused` or `link_refused` naming the entry.
+ */
+export function checkTree(files: Entry[], shared: string[]): void {
+  for (const path of shared) checkPath(path)
+  const kinds = new Map<string, Entry>()
+  let before: Buffer | undefined
+  for (const entry of files) {
+    const bytes = checkPath(entry.path)
+    if (before && Buffer.compare(before, bytes) >= 0) {
+      throw refused(entry.path, 'not sorted by bytes, or there twice')
+    }
+    before = bytes
+    kinds.set(entry.path, entry)
+  }
+  const dirs = new Set<string>()
+  for (const entry of files) {
+    for (const parent of parentsOf(entry.path)) {
+      if (dirs.has(parent)) break
+      if (kinds.has(parent)) throw refused(entry.path, `it lies below ${quoted(parent)}, which is no directory or needs no entry of its own`)
+      dirs.add(parent)
+    }
+  }
+  for (const path of shared) checkShared(path, { kinds, dirs, shared })
+  for (const entry of files) if ('link' in entry) checkLink(entry.path, entry.link, { kinds, shared: new Set(shared) })
+}
+
+/** Throws `path_refused`; gives the path's bytes. */
+export function checkPath(path: string): Buffer {
+  if (path === '') throw refused(path, 'is empty')
+  if (!path.isWellFormed()) throw refused(path, 'is not valid Unicode')
+  if (/\p{Cc}/u.test(path)) throw refused(path, 'holds control characters')
+  if (path.startsWith('/')) throw refused(path, 'is absolute')
+  for (const segment of path.split('/')) {
+    if (segment === '' || segment === '.' || segment === '..') throw refused(path, `has the segment ${quoted(segment)}`)
+    if (segment.length * 3 > MAX_SEGMENT_BYTES && Buffer.byteLength(segment) > MAX_SEGMENT_BYTES) {
+      throw refused(path, `has a segment of more than ${MAX_SEGMENT_BYTES} bytes`)
+    }
+  }
+  const bytes = Buffer.from(path)
+  if (bytes.length > MAX_PATH_BYTES) throw refused(path, `has more than ${MAX_PATH_BYTES} bytes`)
+  return bytes
+}
+
+/** From the nearest up: `a/b/c` gives `a/b`, `a`. */
+export function* parentsOf(path: string): Iterable<string> {
+  for (let end = path.lastIndexOf('/'); end > 0; end = path.lastIndexOf('/', end - 1)) yield path.slice(0, end)
+}
+
+function checkShared(path: string, tree: { kinds: Map<string, Entry>; dirs: Set<string>; shared: string[] }): void {
+  const others = tree.shared.filter((other) => other !== path)
+  if (others.length !== tree.shared.length - 1) throw refused(path, 'is named twice in shared')
+  if (others.some((other) => other.startsWith(`${path}/`))) throw refused(path, 'holds another shared path')
+  if (tree.kinds.has(path) || tree.dirs.has(path)) {
+    throw refused(path, 'is shared and in the release too')
+  }
+  for (const parent of parentsOf(path)) {
+    if (tree.kinds.has(parent)) throw refused(path, `is shared, but ${quoted(parent)} is no directory`)
+  }
+}
+
+/**
+ * Follows the link as Linux would, on the manifest. It may point to nothing, but not out of the release: a link to
+ * /etc, or up and out, would be followed by whatever reads the release.
+ */
+function checkLink(path: string, link: string, tree: { kinds: Map<string, Entry>; shared: Set<string> }): void {
+  const no = (why: string) =>
+    new Failure('link_refused', `link ${quoted(path)} → ${quoted(link)}: ${why}`, {
+      hint: 'make it relative and inside the release, copy what it points to, or name it in .tarmacignore',
+    })
+  if (link === '' || !link.isWellFormed() || /\p{Cc}/u.test(link) || Buffer.byteLength(link) > MAX_PATH_BYTES) {
+    throw no('is empty, too long, or holds control characters')
+  }
+  const at = path.split('/').slice(0, -1)
+  const todo = [link]
+  for (let followed = 0; todo.length > 0; ) {
+    const target = todo.pop() as string
+    if (target.startsWith('/')) throw no('is absolute')
+    const [segment = '', ...rest] = target.split('/')
+    if (rest.length > 0) todo.push(rest.join('/'))
+    if (segment === '' || segment === '.') continue
+    if (segment === '..') {
+      if (at.pop() === undefined) throw no('leaves the release')
+      continue
+    }
+    at.push(segment)
+    const here = at.join('/')
+    if (tree.shared.has(here)) {
+      // On the host this is a link to another place: what `..` means from there is not ours to say.
+      if (todo.some((left) => left.split('/').includes('..'))) throw no('goes through a shared directory and up again')
+      return
+    }
+    const entry = tree.kinds.get(here)
+    if (entry && 'link' in entry) {
+      if (++followed > MAX_LINKS_FOLLOWED) throw no(`goes through more than ${MAX_LINKS_FOLLOWED} links, or in a circle`)
+      at.pop()
+      todo.push(entry.link)
+    }
+  }
+}
+
+function refused(path: string, why: string): Failure {
+  return new Failure('path_refused', `path ${quoted(path)} ${why}`)
+}
+
+function quoted(text: string): string {
+  return JSON.stringify(text)
+}

@@ -1,0 +1,210 @@
+import type { Code, Refusal } from './failure.ts'
+import type { AppName, ReleaseId, ServiceName, Sha256, Slot } from './names.ts'
+
+// All that crosses between client and agent. Both sides import it; it imports neither.
+
+export const DEFAULT_PORT = 7433
+export const AUTHORIZATION_SCHEME = 'SSHSIG'
+export const SESSION_NAMESPACE = 'tarmac-session'
+export const RELEASE_NAMESPACE = 'tarmac-release'
+/** TLS 1.3 exporter (RFC 8446 section 7.5) that ties a session signature to this connection and no other. */
+export const EXPORTER_LABEL = 'EXPORTER-tarmac-session'
+export const EXPORTER_BYTES = 32
+export const VERSION_HEADER = 'tarmac-version'
+
+/** What a session signature is over: the connection's exporter value, then the agent's pin as ASCII. */
+export function sessionStatement(exporter: Uint8Array, pin: string): Buffer {
+  return Buffer.concat([exporter, Buffer.from(pin, 'ascii')])
+}
+
+export const paths = {
+  status: '/v1/status',
+  missing: (app: AppName) => `/v1/apps/${app}/missing`,
+  releases: (app: AppName) => `/v1/apps/${app}/releases`,
+  rollback: (app: AppName) => `/v1/apps/${app}/rollback`,
+  restart: (app: AppName) => `/v1/apps/${app}/restart`,
+  stop: (app: AppName) => `/v1/apps/${app}/stop`,
+  start: (app: AppName) => `/v1/apps/${app}/start`,
+  deploys: (app: AppName) => `/v1/apps/${app}/deploys`,
+  logs: (app: AppName) => `/v1/apps/${app}/logs`,
+}
+
+/** Answer of `missing`: a bundle without objects goes up, this comes back. */
+export interface MissingAnswer {
+  release: ReleaseId
+  /** Digests of objects the agent lacks; an executable and a plain file of the same content are one object. */
+  missing: Sha256[]
+  /** Set when a release of the same content already runs: there is nothing to push. */
+  alreadyRunning: ReleaseId | null
+}
+
+/** The steps of a change, in the order they can come. */
+export type StepName =
+  | 'received'
+  | 'stored'
+  | 'assembled'
+  | 'prepared'
+  | 'stopped'
+  | 'started'
+  | 'healthy'
+  | 'switched'
+  | 'going-back'
+  | 'gone-back'
+  | 'pruned'
+  | 'warning'
+  | 'waiting'
+
+/** One line of NDJSON. `at` is ISO 8601 UTC, `ms` since the change began. */
+export interface StepLine {
+  step: StepName
+  at: string
+  ms: number
+  release?: ReleaseId
+  service?: ServiceName
+  slot?: Slot
+  message?: string
+}
+
+export interface DoneLine {
+  step: 'done'
+  at: string
+  ms: number
+  deploy: number
+  app: AppName
+  release: ReleaseId | null
+  previous: ReleaseId | null
+  /** The push changed nothing: a release of the same content runs already. */
+  alreadyRunning?: true
+}
+
+export interface FailedLine {
+  step: 'failed'
+  at: string
+  ms: number
+  deploy: number
+  code: Code
+  message: string
+  hint?: string
+  receipt: Receipt
+}
+
+export type Line = StepLine | DoneLine | FailedLine
+
+/** Everything about one failed change that someone at 2 a.m. needs: shown as one screen and as JSON. */
+export interface Receipt {
+  app: AppName
+  release: ReleaseId | null
+  service: ServiceName | null
+  phase: string
+  reason: string
+  exit: ExitFact | null
+  respawns: number | null
+  /** The last lines the failed release wrote, oldest first, at most 40. */
+  output: string[]
+  running: ReleaseId | null
+  undone: string[]
+  next: string[]
+}
+
+export interface ExitFact {
+  code: number | null
+  signal: string | null
+  oom: boolean
+  at: string
+}
+
+export type ServiceState = 'running' | 'starting' | 'crash-looping' | 'failed' | 'stopped' | 'degraded'
+export type DiskState = 'ok' | 'low' | 'critical'
+
+export interface ServiceStatus {
+  name: ServiceName
+  state: ServiceState
+  release: ReleaseId | null
+  slot: Slot | null
+  pid: number | null
+  since: string | null
+  respawns: { sinceSwitch: number; lastHour: number; limit: { attempts: number; withinSeconds: number } }
+  lastExit: ExitFact | null
+  memoryBytes: number | null
+  port: number | null
+}
+
+export interface AppStatus {
+  app: AppName
+  wanted: ReleaseId | null
+  running: ReleaseId | null
+  previousGood: ReleaseId | null
+  bytesOnDisk: number
+  releasesKept: number
+  services: ServiceStatus[]
+}
+
+export interface DiskStatus {
+  path: string
+  totalBytes: number
+  freeBytes: number
+  totalInodes: number
+  freeInodes: number
+  state: DiskState
+  daysUntilFull: number | null
+  pushesUntilFull: number | null
+}
+
+/** One agent's answer to GET /v1/status: the host object of `status --json` less name, url and reachable. */
+export interface AgentStatus {
+  agent: { version: string; init: string; startedAt: string }
+  disk: DiskStatus
+  memory: { totalBytes: number; availableBytes: number }
+  load: [number, number, number]
+  apps: AppStatus[]
+}
+
+export type ReleaseState =
+  | 'received'
+  | 'assembled'
+  | 'started'
+  | 'healthy'
+  | 'failed'
+  | 'rolled-back'
+  | 'bad'
+  | 'pruned'
+
+export interface ReleaseEntry {
+  id: ReleaseId
+  state: ReleaseState
+  current: boolean
+  createdAt: string
+  signers: string[]
+  bytes: number
+  /** Why it is still here. */
+  keep: string
+}
+
+export type ChangeKind = 'push' | 'rollback' | 'restart' | 'stop' | 'start'
+
+export interface DeployEntry {
+  id: number
+  kind: ChangeKind
+  who: string
+  key: string
+  from: ReleaseId | null
+  to: ReleaseId | null
+  result: 'running' | 'done' | 'failed' | 'interrupted'
+  /** A failure's code, or null. */
+  code: Code | null
+  startedAt: string
+  seconds: number | null
+  gapMs: number | null
+  steps: StepLine[]
+  receipt: Receipt | null
+}
+
+/** One line of an app's own output. */
+export interface LogLine {
+  at: string
+  service: ServiceName
+  release: ReleaseId | null
+  message: string
+}
+
+export type LogAnswer = LogLine | { refusal: Refusal }
