@@ -2,8 +2,8 @@ import type { Config } from './config.ts'
 import type { Operations } from './deploy/operations.ts'
 import type { InitSystem } from './init/init-system.ts'
 import type { Log } from './log.ts'
-import type { Ledger } from './state/ledger.ts'
 import type { Layout } from './state/layout.ts'
+import type { Ledger } from './state/ledger.ts'
 
 /** Built once in main.ts and frozen. Only http/, deploy.ts and recover.ts may take the whole of it. */
 export interface Agent {

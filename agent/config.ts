@@ -4,7 +4,7 @@ import { parse as parseToml } from 'smol-toml'
 import * as v from 'valibot'
 import { Failure, isErrno, reasonOf } from '../shared/failure.ts'
 import { DEFAULT_PORT } from '../shared/wire.ts'
-import { layoutAt, type Layout } from './state/layout.ts'
+import { type Layout, layoutAt } from './state/layout.ts'
 
 // Every default of the agent, each with its reason. Nothing else reads the environment or agent.toml.
 
@@ -30,6 +30,8 @@ export const DEFAULTS = {
   maxHeaderBytes: 8 * 1024,
   /** How long a stopping agent waits for a change in flight. */
   shutdownMs: 30_000,
+  /** And then for answers under way to be read. */
+  farewellMs: 500,
 } as const
 
 const schema = v.strictObject({
@@ -57,7 +59,9 @@ export interface Overrides {
 }
 
 export function layoutFor(root: string | undefined): Layout {
-  return root === undefined ? layoutAt(DEFAULTS.root, DEFAULTS.etc) : layoutAt(resolve(root), join(resolve(root), 'etc'))
+  return root === undefined
+    ? layoutAt(DEFAULTS.root, DEFAULTS.etc)
+    : layoutAt(resolve(root), join(resolve(root), 'etc'))
 }
 
 /** Flags over file over defaults. Throws `config_invalid` naming the file and the key. */
@@ -105,7 +109,9 @@ export function refuseWritableByOthers(file: string): void {
   const { mode, uid } = statSync(file)
   const own = process.getuid?.() ?? uid
   if (uid !== own && uid !== 0) {
-    throw new Failure('config_invalid', `read ${file}: it belongs to user ${uid}, not to the agent's ${own}`, { hint: `chown ${own} ${file}` })
+    throw new Failure('config_invalid', `read ${file}: it belongs to user ${uid}, not to the agent's ${own}`, {
+      hint: `chown ${own} ${file}`,
+    })
   }
   if (mode & 0o022) {
     throw new Failure('config_invalid', `read ${file}: others may write it (mode ${(mode & 0o777).toString(8)})`, {

@@ -1,7 +1,7 @@
 import { Command, CommanderError } from 'commander'
 import { Failure, reasonOf } from '../shared/failure.ts'
 import { version } from '../shared/version.ts'
-import { printFailure, print } from './print.ts'
+import { print, printFailure } from './print.ts'
 
 // The agent's programs: `init` and `signers` are for the admin at the host's own prompt, `run` is what init starts.
 
@@ -38,7 +38,9 @@ signers
   .argument('<name>', 'who this is')
   .argument('<public-key...>', "an OpenSSH public key line ('ssh-ed25519 AAAA…'), or a .pub file")
   .option(...root)
-  .action(async (name: string, key: string[], options: { root?: string }) => (await import('./setup.ts')).addSigner(name, key.join(' '), options))
+  .action(async (name: string, key: string[], options: { root?: string }) =>
+    (await import('./setup.ts')).addSigner(name, key.join(' '), options),
+  )
 signers
   .command('list')
   .description('who is let in')

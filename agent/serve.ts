@@ -37,10 +37,17 @@ export async function serve(overrides: Overrides): Promise<void> {
   await recover(agent)
   const listening = await listen(agent, tls)
   const where = `https://${listening.host.includes(':') ? `[${listening.host}]` : listening.host}:${listening.port}`
-  log.info({ version, url: where, pin: tls.pin, init: agent.init.name, root: config.layout.root, signers: signers.length }, 'listening')
+  log.info(
+    { version, url: where, pin: tls.pin, init: agent.init.name, root: config.layout.root, signers: signers.length },
+    'listening',
+  )
   const signal = await stopSignal()
   log.info({ signal }, 'stopping')
-  await Promise.race([Promise.all([listening.close(), idle(agent)]), new Promise((resolve) => setTimeout(resolve, DEFAULTS.shutdownMs).unref())])
+  const closed = listening.close()
+  await Promise.race([idle(agent), after(DEFAULTS.shutdownMs)])
+  // Those who watched the last change get its last line; followers of logs would stay for ever.
+  await Promise.race([closed, after(DEFAULTS.farewellMs)])
+  listening.cut()
   await agent.init.close()
   ledger.close()
   log.info('stopped')
@@ -64,6 +71,10 @@ function stopSignal(): Promise<NodeJS.Signals> {
     process.once('SIGTERM', resolve)
     process.once('SIGINT', resolve)
   })
+}
+
+function after(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms).unref())
 }
 
 /** A change in flight is let to its end: it owns the app, and half of it would have to be undone at the next start. */

@@ -49,11 +49,17 @@ export async function addSigner(name: string, key: string, options: { root?: str
   const known = parseAllowedSigners(text).find((signer) => signer.key.blob.equals(added.blob))
   if (known) {
     if (known.principal === name) return print.line(`${name} ${fingerprintOf(added.blob)} is known already`)
-    throw new Failure('usage', `add signer ${name}: the key ${fingerprintOf(added.blob)} belongs to ${known.principal} already`, {
-      hint: `one key, one person: tarmac-agent signers remove ${known.principal}`,
-    })
+    throw new Failure(
+      'usage',
+      `add signer ${name}: the key ${fingerprintOf(added.blob)} belongs to ${known.principal} already`,
+      {
+        hint: `one key, one person: tarmac-agent signers remove ${known.principal}`,
+      },
+    )
   }
-  await writeWhole(layout.signersFile, `${text}${text === '' || text.endsWith('\n') ? '' : '\n'}${line}\n`, { mode: 0o644 })
+  await writeWhole(layout.signersFile, `${text}${text === '' || text.endsWith('\n') ? '' : '\n'}${line}\n`, {
+    mode: 0o644,
+  })
   print.line(`${name} ${fingerprintOf(added.blob)} is let in`)
 }
 
@@ -81,7 +87,9 @@ export async function removeSigner(name: string, options: { root?: string }): Pr
   const text = readSignersText(layout)
   const lines = new Set(parseAllowedSigners(text).flatMap((signer) => (signer.principal === name ? [signer.line] : [])))
   if (lines.size === 0) {
-    throw new Failure('usage', `remove signer ${JSON.stringify(name)}: no such signer`, { hint: 'who is known: tarmac-agent signers list' })
+    throw new Failure('usage', `remove signer ${JSON.stringify(name)}: no such signer`, {
+      hint: 'who is known: tarmac-agent signers list',
+    })
   }
   const left = text.split('\n').filter((_, index) => !lines.has(index + 1))
   await writeWhole(layout.signersFile, left.join('\n'), { mode: 0o644 })

@@ -1,4 +1,4 @@
-import { homedir } from 'node:os'
+import { homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Failure } from '../shared/failure.ts'
 import { DEFAULT_PORT } from '../shared/wire.ts'
@@ -9,6 +9,8 @@ export interface Surroundings {
   /** Pins of agents: $XDG_CONFIG_HOME/tarmac. */
   configDir: string
   cacheDir: string
+  /** For the contents of archives while they travel. */
+  tmpDir: string
   defaultKeyFile: string
   hasSshAgent: boolean
   isCi: boolean
@@ -24,6 +26,7 @@ export function readSurroundings(env: NodeJS.ProcessEnv = process.env): Surround
   return {
     configDir: join(dir('XDG_CONFIG_HOME', '.config'), 'tarmac'),
     cacheDir: join(dir('XDG_CACHE_HOME', '.cache'), 'tarmac'),
+    tmpDir: tmpdir(),
     defaultKeyFile: join(home, '.ssh', 'id_ed25519'),
     hasSshAgent: env.SSH_AUTH_SOCK !== undefined && env.SSH_AUTH_SOCK !== '',
     isCi: env.CI !== undefined && env.CI !== '' && env.CI !== 'false',

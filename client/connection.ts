@@ -3,13 +3,7 @@ import { type TLSSocket, connect as tlsConnect } from 'node:tls'
 import { Client, type Dispatcher } from 'undici'
 import { Failure, failureFrom, reasonOf } from '../shared/failure.ts'
 import { rawOf } from '../shared/sshsig.ts'
-import {
-  AUTHORIZATION_SCHEME,
-  EXPORTER_BYTES,
-  EXPORTER_LABEL,
-  SESSION_NAMESPACE,
-  sessionStatement,
-} from '../shared/wire.ts'
+import { AUTHORIZATION_SCHEME, EXPORTER_BYTES, EXPORTER_LABEL, sessionStatement } from '../shared/wire.ts'
 import type { Host } from './config.ts'
 
 /** A host in the same building answers in milliseconds; one that needs longer than this is not there. */
@@ -80,9 +74,12 @@ function overSocket(
     keepAliveMaxTimeout: KEEP_ALIVE_MS,
     connect: (_options, callback) => {
       // The signature is worth nothing on another connection: there is no second one.
-      if (used) return callback(lost(host, 'the agent closed the connection'), null)
+      const first = !used
       used = true
-      callback(null, socket)
+      // Later, not now: undici misses a socket that it is given before its own connect() has returned, and waits.
+      setImmediate(() =>
+        first ? callback(null, socket) : callback(lost(host, 'the agent closed the connection'), null),
+      )
     },
   })
   return {
@@ -99,7 +96,11 @@ function overSocket(
       const text = await answer.body.text().catch(() => '')
       throw failureFrom(parsed(text, answer.statusCode))
     },
-    close: () => void client.destroy().catch(() => {}),
+    close() {
+      // The client knows nothing of a socket that no request was sent over.
+      socket.destroy()
+      client.destroy().catch(() => {})
+    },
   }
 }
 

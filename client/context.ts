@@ -3,11 +3,11 @@ import { type AppName, parseAppName } from '../shared/names.ts'
 import { RELEASE_NAMESPACE, SESSION_NAMESPACE } from '../shared/wire.ts'
 import { type Host, hostsFrom, type Surroundings } from './config.ts'
 import { type Connection, openConnection } from './connection.ts'
-import { chooseKey, type Key, sign } from './keys.ts'
+import { trustOnFirstUse } from './first-use.ts'
 import { openPins } from './pins.ts'
 import type { Print } from './print.ts'
 import { findProjectFile, type Project, readProject } from './project.ts'
-import { trustOnFirstUse } from './trust.ts'
+import { chooseKey, type Key, sign } from './ssh-keys.ts'
 
 /** The flags that every command takes, as commander gives them. */
 export interface GlobalOptions {

@@ -1,5 +1,5 @@
 import prettyMs from 'pretty-ms'
-import { Failure, FAILURES } from '../shared/failure.ts'
+import { FAILURES, Failure } from '../shared/failure.ts'
 import type { ReleaseId } from '../shared/names.ts'
 import { printable, printableLine } from '../shared/printable.ts'
 import type { DoneLine, FailedLine, Line, Receipt, StepLine } from '../shared/wire.ts'
@@ -56,7 +56,16 @@ function doneOutcome(host: Host, { release, previous }: DoneLine): Outcome {
 function failedOutcome(host: Host, line: FailedLine): Outcome {
   const exit = Object.hasOwn(FAILURES, line.code) ? FAILURES[line.code].exit : 1
   const { release, running } = line.receipt
-  return { name: host.name, url: host.url, exit, release, running, previous: null, code: line.code, message: line.message }
+  return {
+    name: host.name,
+    url: host.url,
+    exit,
+    release,
+    running,
+    previous: null,
+    code: line.code,
+    message: line.message,
+  }
 }
 
 const STEP_WORDS: Record<StepLine['step'], string> = {
@@ -68,6 +77,7 @@ const STEP_WORDS: Record<StepLine['step'], string> = {
   started: 'started',
   healthy: 'healthy',
   switched: 'switched',
+  unhealthy: 'not healthy',
   'going-back': 'going back to',
   'gone-back': 'went back to',
   pruned: 'pruned',
@@ -76,7 +86,12 @@ const STEP_WORDS: Record<StepLine['step'], string> = {
 }
 
 function stepText(print: Print, line: StepLine): string {
-  const mark = line.step === 'warning' || line.step === 'going-back' ? print.tone('warn', '!') : print.tone('good', '✓')
+  const mark =
+    line.step === 'unhealthy'
+      ? print.tone('bad', '✗')
+      : line.step === 'warning' || line.step === 'going-back'
+        ? print.tone('warn', '!')
+        : print.tone('good', '✓')
   const what = line.service ? ` ${line.service}` : line.step.endsWith('-back') && line.release ? ` ${line.release}` : ''
   const more = line.message === undefined ? '' : `: ${printableLine(line.message)}`
   return `  ${mark} ${STEP_WORDS[line.step] ?? printableLine(line.step)}${what}${more}  ${print.tone('dim', prettyMs(line.ms))}`
@@ -91,9 +106,20 @@ function showFailed(print: Print, line: FailedLine): void {
 
 export function receiptLines(print: Print, receipt: Receipt): string[] {
   const { exit } = receipt
-  const how = exit === null ? [] : [`last exit   ${exit.oom ? 'out of memory' : exit.signal === null ? `code ${exit.code}` : `signal ${exit.signal}`} at ${exit.at}`]
+  const how =
+    exit === null
+      ? []
+      : [
+          `last exit   ${exit.oom ? 'out of memory' : exit.signal === null ? `code ${exit.code}` : `signal ${exit.signal}`} at ${exit.at}`,
+        ]
   const respawns = receipt.respawns === null ? [] : [`respawns    ${receipt.respawns}`]
-  const output = receipt.output.length === 0 ? ['output      none'] : ['output      the last lines of the failed release:', ...receipt.output.map((text) => `  │ ${printableLine(text)}`)]
+  const output =
+    receipt.output.length === 0
+      ? ['output      none']
+      : [
+          'output      the last lines of the failed release:',
+          ...receipt.output.map((text) => `  │ ${printableLine(text)}`),
+        ]
   const running = receipt.running === null ? print.tone('bad', 'nothing') : print.tone('strong', receipt.running)
   return [
     '',

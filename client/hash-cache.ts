@@ -1,9 +1,9 @@
-import { createHash, hash } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { Failure } from '../shared/failure.ts'
-import { isSha256, sha256, type Sha256 } from '../shared/names.ts'
-import { fileBytes, PORTION_BYTES } from './source.ts'
+import { isSha256, type Sha256, sha256 } from '../shared/names.ts'
+import { digestOfHash, fileBytes, PORTION_BYTES } from './source.ts'
 import type { WalkedFile } from './walk.ts'
 
 // Remembers what files hold, so that an unchanged tree is not read again. A file is known by path, size, both times and
@@ -134,15 +134,23 @@ export async function hashTree(tree: {
   return digests
 }
 
-/** Yields after each portion, so that the caller can let others run; returns the digest. */
-function* digestOf(path: string, size: number, scratch: Buffer): Generator<void, Sha256> {
+/** Yields after each portion of the file, so that others can run meanwhile; returns the digest. */
+function* digestOf(file: string, size: number, scratch: Buffer): Generator<void, Sha256> {
+  const hash = createHash('sha256')
   let total = 0
-  let first: Buffer | undefined
-  let long: ReturnType<typeof createHash> | undefined
-  for (const portion of fileBytes(path, scratch)) {
+  for (const portion of fileBytes(file, scratch)) {
     total += portion.length
-    if (total <= size && total < PORTION_BYTES) return
+    hash.update(portion)
     yield
   }
-  return sha256('')
+  if (total !== size) {
+    throw new Failure(
+      'source_invalid',
+      `hash ${JSON.stringify(file)}: it had ${size} bytes and then ${total}: something writes to it`,
+      {
+        hint: 'run again when nothing writes to it, or name it in .tarmacignore',
+      },
+    )
+  }
+  return digestOfHash(hash)
 }

@@ -1,4 +1,4 @@
-import { Failure, FAILURES, reasonOf } from '../shared/failure.ts'
+import { FAILURES, Failure, reasonOf } from '../shared/failure.ts'
 import type { Host } from './config.ts'
 import type { Connection } from './connection.ts'
 import { type Context, type Signing, withConnection } from './context.ts'
@@ -32,7 +32,16 @@ export async function changeHosts(
 }
 
 function refusedOutcome(host: Host, failure: Failure): Outcome {
-  return { name: host.name, url: host.url, exit: failure.exit, release: null, running: null, previous: null, code: failure.code, message: failure.message }
+  return {
+    name: host.name,
+    url: host.url,
+    exit: failure.exit,
+    release: null,
+    running: null,
+    previous: null,
+    code: failure.code,
+    message: failure.message,
+  }
 }
 
 /** One host's own code; with several, 9 as soon as they no longer run the same. */
@@ -53,14 +62,21 @@ export function askHosts<T>(
       try {
         return { host, answer: await withConnection(context, host, signing, ask) }
       } catch (error) {
-        return { host, answer: error instanceof Failure ? error : new Failure('internal', reasonOf(error), { cause: error }) }
+        return {
+          host,
+          answer: error instanceof Failure ? error : new Failure('internal', reasonOf(error), { cause: error }),
+        }
       }
     }),
   )
 }
 
 /** The answers of all hosts; throws the first failure, since half an answer would look like a whole one. */
-export async function askAll<T>(context: Context, to: { hosts: Host[]; signing: Signing }, ask: (connection: Connection) => Promise<T>): Promise<{ host: Host; answer: T }[]> {
+export async function askAll<T>(
+  context: Context,
+  to: { hosts: Host[]; signing: Signing },
+  ask: (connection: Connection) => Promise<T>,
+): Promise<{ host: Host; answer: T }[]> {
   const answers = await askHosts(context, to, ask)
   return answers.map(({ host, answer }) => {
     if (answer instanceof Failure) throw answer

@@ -31,13 +31,14 @@ export interface Rules {
 }
 
 export function rulesOf(choice: Choice): Rules {
-  const last = rules([...(choice.exclude ?? []), ...(choice.shared ?? []).map((path) => `/${literal(path)}`)])
+  const lastPatterns = [...(choice.exclude ?? []), ...(choice.shared ?? []).map((path) => `/${literal(path)}`)]
+  const last = lastPatterns.length === 0 ? undefined : rules(lastPatterns)
   const include = choice.include === undefined ? undefined : rules(choice.include)
   const includes: Rules['includes'] = (path, isDirectory) => include?.ignores(asked(path, isDirectory)) ?? true
   const under = (ignored: Ignore): Rules => ({
     allows: (path, isDirectory) => {
       const name = asked(path, isDirectory)
-      return !last.ignores(name) && !ignored.ignores(name)
+      return !last?.ignores(name) && !ignored.ignores(name)
     },
     includes,
     with: (dir, ignoreFile) => under(rules(ignored).add(linesFor(dir, ignoreFile))),

@@ -91,6 +91,10 @@ export function createPrint(options: { json: boolean; quiet: boolean; verbose: b
   }
 }
 
+export function onOutputClosed(listener: () => void): void {
+  process.stdout.on('error', listener)
+}
+
 /** A value of unknown content for one table cell or one line. */
 export function cell(text: string | number | null | undefined): string {
   return text === null || text === undefined || text === '' ? '-' : printableLine(String(text))

@@ -1,8 +1,9 @@
+import type { Hash } from 'node:crypto'
 import { closeSync, constants, openSync, readSync } from 'node:fs'
 import type { BundleObject } from '../shared/bundle.ts'
 import { Failure, reasonOf } from '../shared/failure.ts'
-import type { Entry, Signed } from '../shared/manifest.ts'
-import type { Sha256 } from '../shared/names.ts'
+import { type Entry, type FileEntry, isFile, type Signed } from '../shared/manifest.ts'
+import { isSha256, type Sha256 } from '../shared/names.ts'
 import { parentsOf } from '../shared/tree.ts'
 
 // What a release is made from: a directory, a foreign archive, or a bundle that was packed before. All give the same.
@@ -32,7 +33,7 @@ export const PORTION_BYTES = 1024 * 1024
  * A file's content. With `scratch`, every portion lies in it, and the next one overwrites it.
  * Throws `source_invalid`; never follows a link that took the file's place.
  */
-export function* fileBytes(file: string, scratch = Buffer.allocUnsafeSlow(PORTION_BYTES)): Generator<Buffer> {
+export function* fileBytes(file: string, scratch: Buffer = Buffer.allocUnsafeSlow(PORTION_BYTES)): Generator<Buffer> {
   let fd: number | undefined
   try {
     fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW)
@@ -51,6 +52,13 @@ export function* fileBytes(file: string, scratch = Buffer.allocUnsafeSlow(PORTIO
 
 export function unreadable(path: string, cause: unknown): Failure {
   return new Failure('source_invalid', `read ${JSON.stringify(path)}: ${reasonOf(cause)}`, { cause })
+}
+
+/** The digest of a sha256 that was fed piece by piece. */
+export function digestOfHash(hash: Hash): Sha256 {
+  const hex = hash.digest('hex')
+  if (!isSha256(hex)) throw new Error(`${hex} is no sha256: the hash is of another kind`)
+  return hex
 }
 
 /** Sorts by the UTF-8 bytes, as the manifest demands; JavaScript's own order differs beyond U+D7FF. */
@@ -84,18 +92,18 @@ export function lookAlikes(paths: Iterable<string>): string[] {
   return warnings
 }
 
-/** The objects of files that lie on the disk. `fileOf` says where; the first of equal files is taken. */
-export async function* objectsOnDisk(
+/** The wanted objects of these entries, of equal files the first; `open` gives a file's content, in portions that may lie in `scratch`. */
+export async function* wantedObjects(
   entries: Entry[],
   wanted: ReadonlySet<Sha256>,
-  fileOf: (entry: { path: string; sha256: Sha256 }) => string,
+  open: (entry: FileEntry, scratch: Buffer) => Iterable<Buffer>,
 ): AsyncGenerator<BundleObject> {
   const left = new Set(wanted)
   const scratch = Buffer.allocUnsafeSlow(PORTION_BYTES)
   for (const entry of entries) {
-    if (!('sha256' in entry) || !left.delete(entry.sha256)) continue
+    if (!isFile(entry) || !left.delete(entry.sha256)) continue
     const { sha256, size, path } = entry
-    yield { sha256, size, path, open: () => fileBytes(fileOf(entry), scratch) }
+    yield { sha256, size, path, open: () => open(entry, scratch) }
   }
   checkAllFound(left)
 }

@@ -2,7 +2,12 @@ import type { Outcome } from './follow.ts'
 import { cell, type Print } from './print.ts'
 
 /** The last lines: per host, what runs now. For machines the summary is one value. */
-export function summarise(print: Print, outcomes: Outcome[], words: (outcome: Outcome) => string, facts: Record<string, unknown> = {}): void {
+export function summarise(
+  print: Print,
+  outcomes: Outcome[],
+  words: (outcome: Outcome) => string,
+  facts: Record<string, unknown> = {},
+): void {
   if (print.json) {
     const failed = outcomes.find(({ exit }) => exit !== 0)
     const exit = failed ? (outcomes.some((outcome) => outcome.exit === 0) ? 9 : failed.exit) : 0

@@ -1,7 +1,19 @@
 import * as v from 'valibot'
 import { Failure } from './failure.ts'
-import { type AppName, isSha256, parseAppName, parseServiceName, releaseIdOf, type ReleaseId, type ServiceName, type Sha256 } from './names.ts'
-import { checkTree } from './tree.ts'
+import {
+  type AppName,
+  isSha256,
+  parseAppName,
+  parseServiceName,
+  type ReleaseId,
+  releaseIdOf,
+  type ServiceName,
+  type Sha256,
+} from './names.ts'
+import { orderedService, type ServiceSpec, serviceSchema, shortLine, whole } from './service-spec.ts'
+import { checkTree, quoted } from './tree.ts'
+
+export type { Command, ServiceSpec } from './service-spec.ts'
 
 // release.json: what a release is. It is canonical JSON: parse, normalise, stringify gives the same bytes, else it is
 // refused. So there is one text per meaning, and a signature over the text is a signature over the meaning.
@@ -13,22 +25,6 @@ export const MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 export const MAX_FILES = 200_000
 /** The biggest size a ustar header can say in octal. */
 export const MAX_FILE_BYTES = 8 * 1024 ** 3 - 1
-
-/** `exec` is run as it is; `shell` goes to /bin/sh -c. */
-export type Command = { exec: string[] } | { shell: string }
-
-export interface ServiceSpec {
-  command: Command
-  port?: number
-  /** `restart`: stop the old one, then start the new one. */
-  switch?: 'restart'
-  health: { path?: string; status?: number; intervalMs: number; timeoutMs: number; settleMs: number }
-  /** The respawn limit: at most `attempts` starts within `withinMs`, `delayMs` apart. */
-  restart: { attempts: number; withinMs: number; delayMs: number }
-  /** SIGTERM to SIGKILL. */
-  stopTimeoutMs: number
-  limits?: { memoryBytes?: number; tasks?: number }
-}
 
 export type Mode = '0644' | '0755'
 export type FileEntry = { path: string; mode: Mode; size: number; sha256: Sha256 }
@@ -51,39 +47,17 @@ export interface Manifest {
   files: Entry[]
 }
 
-const LINE = v.pipe(v.string(), v.regex(/^[^\p{Cc}\p{Co}\p{Cs}\uFFFE\uFFFF]*$/u, 'has control characters'))
-const shortLine = v.pipe(LINE, v.minLength(1), v.maxLength(200))
-// systemd refuses an argument of 128 KiB or more; a command that long is a mistake anyway.
-const argument = v.pipe(LINE, v.maxLength(16_384))
-const whole = (min: number, max: number) => v.pipe(v.number(), v.safeInteger(), v.minValue(min), v.maxValue(max))
-const DAY_MS = 86_400_000
-
-export const serviceSchema = v.strictObject({
-  command: v.union([
-    v.strictObject({ exec: v.pipe(v.array(argument), v.minLength(1), v.maxLength(1000)) }),
-    v.strictObject({ shell: v.pipe(argument, v.minLength(1)) }),
-  ]),
-  port: v.optional(whole(1, 65_535)),
-  switch: v.optional(v.literal('restart')),
-  health: v.strictObject({
-    path: v.optional(v.pipe(v.string(), v.regex(/^\/[\x21-\x7e]*$/, 'must begin with "/" and hold no blanks'), v.maxLength(1000))),
-    status: v.optional(whole(200, 599)),
-    intervalMs: whole(50, 60_000),
-    timeoutMs: whole(1000, 3_600_000),
-    settleMs: whole(0, 3_600_000),
-  }),
-  restart: v.strictObject({ attempts: whole(1, 1000), withinMs: whole(1000, DAY_MS), delayMs: whole(0, 3_600_000) }),
-  stopTimeoutMs: whole(1000, 3_600_000),
-  limits: v.optional(v.strictObject({ memoryBytes: v.optional(whole(16 * 1024 * 1024, 2 ** 50)), tasks: v.optional(whole(8, 1_000_000)) })),
-})
+/** A name this long is wrong anyway, and a message should not carry more of it. */
+const MAX_NAME_SHOWN = 100
 
 const headSchema = v.strictObject({
   format: v.literal(MANIFEST_FORMAT),
-  app: v.string(),
+  // The rule is parseAppName's; this keeps its message short.
+  app: v.pipe(v.string(), v.maxLength(MAX_NAME_SHOWN)),
   version: v.optional(shortLine),
   created: v.pipe(v.string(), v.regex(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/, 'must look like 2026-11-22T23:38:51Z')),
   source: v.optional(v.strictObject({ commit: shortLine, branch: v.optional(shortLine), dirty: v.boolean() })),
-  services: v.record(v.string(), serviceSchema),
+  services: v.record(v.pipe(v.string(), v.maxLength(MAX_NAME_SHOWN)), serviceSchema),
   shared: v.pipe(v.array(v.string()), v.maxLength(100)),
   // Two at least: the one that runs and the one to go back to.
   keep: v.strictObject({ releases: whole(2, 1000), failed: whole(0, 1000) }),
@@ -103,13 +77,19 @@ export function parseManifest(text: string): Signed {
   try {
     value = JSON.parse(text)
   } catch (cause) {
-    throw new Failure('manifest_invalid', `release.json: not JSON: ${(cause as Error).message.slice(0, 200)}`, { cause })
+    throw new Failure('manifest_invalid', `release.json: not JSON: ${(cause as Error).message.slice(0, 200)}`, {
+      cause,
+    })
   }
   const manifest = normaliseManifest(value)
   if (manifestText(manifest) !== text) {
-    throw new Failure('manifest_invalid', 'release.json: not canonical: other keys, another order or other spelling than tarmac writes', {
-      hint: 'let tarmac pack or tarmac push write it',
-    })
+    throw new Failure(
+      'manifest_invalid',
+      'release.json: not canonical: other keys, another order or other spelling than tarmac writes',
+      {
+        hint: 'let tarmac pack or tarmac push write it',
+      },
+    )
   }
   return { manifest, text, id: releaseIdOf(manifest.created, text) }
 }
@@ -123,17 +103,21 @@ export function normaliseManifest(value: unknown): Manifest {
   const parsed = v.safeParse(headSchema, value)
   if (!parsed.success) {
     const issue = parsed.issues[0]
-    throw new Failure('manifest_invalid', `release.json: ${v.getDotPath(issue) ?? 'the whole'}: ${issue.message}`)
+    throw new Failure(
+      'manifest_invalid',
+      `release.json: ${clipped(v.getDotPath(issue) ?? 'the whole')}: ${clipped(issue.message)}`,
+    )
   }
   const head = parsed.output
-  if (Number.isNaN(Date.parse(head.created))) {
-    throw new Failure('manifest_invalid', `release.json: created: ${JSON.stringify(head.created)} is no date`)
+  if (!isInstant(head.created)) {
+    throw new Failure('manifest_invalid', `release.json: created: ${quoted(head.created)} is no date`)
   }
   if (head.files.length > MAX_FILES) {
     throw new Failure('limit_exceeded', `release.json: ${head.files.length} files; the limit is ${MAX_FILES}`)
   }
   const names = Object.keys(head.services).sort()
-  if (names.length === 0) throw new Failure('manifest_invalid', 'release.json: services: none; a release runs at least one')
+  if (names.length === 0)
+    throw new Failure('manifest_invalid', 'release.json: services: none; a release runs at least one')
   const services: Record<ServiceName, ServiceSpec> = {}
   for (const name of names) services[parseServiceName(name)] = orderedService(head.services[name] as ServiceSpec)
   const files = head.files.map(orderedEntry)
@@ -152,37 +136,26 @@ export function normaliseManifest(value: unknown): Manifest {
   }
 }
 
-function orderedSource(source: { commit: string; branch?: string | undefined; dirty: boolean }): NonNullable<Manifest['source']> {
+/** `Date.parse` takes 30 February for 2 March and 24:00 for the next day: one instant would have two release ids. */
+function isInstant(created: string): boolean {
+  const ms = Date.parse(created)
+  return !Number.isNaN(ms) && new Date(ms).toISOString() === created.replace('Z', '.000Z')
+}
+
+/** valibot's messages quote what they were given, whole. */
+function clipped(text: string): string {
+  return text.length > 300 ? `${text.slice(0, 300).toWellFormed()}…` : text
+}
+
+function orderedSource(source: {
+  commit: string
+  branch?: string | undefined
+  dirty: boolean
+}): NonNullable<Manifest['source']> {
   return {
     commit: source.commit,
     ...(source.branch === undefined ? {} : { branch: source.branch }),
     dirty: source.dirty,
-  }
-}
-
-function orderedService(spec: ServiceSpec): ServiceSpec {
-  const { health, restart, limits } = spec
-  return {
-    command: 'exec' in spec.command ? { exec: spec.command.exec } : { shell: spec.command.shell },
-    ...(spec.port === undefined ? {} : { port: spec.port }),
-    ...(spec.switch === undefined ? {} : { switch: spec.switch }),
-    health: {
-      ...(health.path === undefined ? {} : { path: health.path }),
-      ...(health.status === undefined ? {} : { status: health.status }),
-      intervalMs: health.intervalMs,
-      timeoutMs: health.timeoutMs,
-      settleMs: health.settleMs,
-    },
-    restart: { attempts: restart.attempts, withinMs: restart.withinMs, delayMs: restart.delayMs },
-    stopTimeoutMs: spec.stopTimeoutMs,
-    ...(limits === undefined
-      ? {}
-      : {
-          limits: {
-            ...(limits.memoryBytes === undefined ? {} : { memoryBytes: limits.memoryBytes }),
-            ...(limits.tasks === undefined ? {} : { tasks: limits.tasks }),
-          },
-        }),
   }
 }
 
@@ -191,19 +164,27 @@ function orderedEntry(value: unknown, index: number): Entry {
   const { path, mode, size, link } = entry
   if (typeof path !== 'string') throw new Failure('manifest_invalid', `release.json: files.${index}: no path`)
   if (link !== undefined) {
-    if (typeof link !== 'string') throw new Failure('manifest_invalid', `release.json: ${JSON.stringify(path)}: link is no text`)
+    if (typeof link !== 'string')
+      throw new Failure('manifest_invalid', `release.json: ${quoted(path)}: link is no text`)
     return { path, link }
   }
   if (entry.dir === true) return { path, dir: true }
   if (mode !== '0644' && mode !== '0755') {
-    throw new Failure('mode_refused', `release.json: ${JSON.stringify(path)}: mode ${JSON.stringify(mode)} is neither "0644" nor "0755"`, {
-      hint: 'setuid, setgid and writable-by-others have no place in a release; tarmac pack normalises modes',
-    })
+    throw new Failure(
+      'mode_refused',
+      `release.json: ${quoted(path)}: mode ${quoted(mode)} is neither "0644" nor "0755"`,
+      {
+        hint: 'setuid, setgid and writable-by-others have no place in a release; tarmac pack normalises modes',
+      },
+    )
   }
   if (typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0 || size > MAX_FILE_BYTES) {
-    throw new Failure('manifest_invalid', `release.json: ${JSON.stringify(path)}: size ${JSON.stringify(size)}; the limit is ${MAX_FILE_BYTES}`)
+    throw new Failure(
+      'manifest_invalid',
+      `release.json: ${quoted(path)}: size ${quoted(size)}; the limit is ${MAX_FILE_BYTES}`,
+    )
   }
-  if (!isSha256(entry.sha256)) throw new Failure('manifest_invalid', `release.json: ${JSON.stringify(path)}: no sha256`)
+  if (!isSha256(entry.sha256)) throw new Failure('manifest_invalid', `release.json: ${quoted(path)}: no sha256`)
   return { path, mode, size, sha256: entry.sha256 }
 }
 
@@ -228,7 +209,10 @@ export function objectsOf(manifest: Manifest): Map<Sha256, number> {
     if (!isFile(entry)) continue
     const known = sizes.get(entry.sha256)
     if (known !== undefined && known !== entry.size) {
-      throw new Failure('manifest_invalid', `release.json: ${JSON.stringify(entry.path)}: sha256 ${entry.sha256} has two sizes`)
+      throw new Failure(
+        'manifest_invalid',
+        `release.json: ${JSON.stringify(entry.path)}: sha256 ${entry.sha256} has two sizes`,
+      )
     }
     sizes.set(entry.sha256, entry.size)
   }

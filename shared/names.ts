@@ -33,9 +33,13 @@ function checkedName(value: unknown, what: string): string {
 
 export function parseReleaseId(value: unknown): ReleaseId {
   if (isReleaseId(value)) return value
-  throw new Failure('release_unknown', `release ${JSON.stringify(value)} is not a release id such as 20261122T233851Z-3f9a1c2b`, {
-    hint: 'tarmac releases lists what is kept',
-  })
+  throw new Failure(
+    'release_unknown',
+    `release ${JSON.stringify(value)} is not a release id such as 20261122T233851Z-3f9a1c2b`,
+    {
+      hint: 'tarmac releases lists what is kept',
+    },
+  )
 }
 
 export function isReleaseId(value: unknown): value is ReleaseId {

@@ -10,6 +10,13 @@ const MAX_SEGMENT_BYTES = 255
 const MAX_PATH_BYTES = 1024
 /** Linux gives up after 40 links (path_resolution(7)). */
 const MAX_LINKS_FOLLOWED = 40
+/**
+ * Segments looked at for all links of a manifest together. A tree of 50,000 links, as pnpm makes them, takes half a
+ * million; 64 MiB of links made for it would take a thousand million, and the agent with it.
+ */
+const MAX_LINK_STEPS = 2_000_000
+/** A path as long as may be is shown whole; what a stranger sent instead of one is not. */
+const MAX_SHOWN = 1024
 
 /**
  * Paths are sorted, unique, relative, and nothing lies below a file or a link; links stay inside; nothing lies in a
@@ -31,12 +38,14 @@ export function checkTree(files: Entry[], shared: string[]): void {
   for (const entry of files) {
     for (const parent of parentsOf(entry.path)) {
       if (dirs.has(parent)) break
-      if (kinds.has(parent)) throw refused(entry.path, `it lies below ${quoted(parent)}, which is no directory or needs no entry of its own`)
+      if (kinds.has(parent))
+        throw refused(entry.path, `it lies below ${quoted(parent)}, which is no directory or needs no entry of its own`)
       dirs.add(parent)
     }
   }
   for (const path of shared) checkShared(path, { kinds, dirs, shared })
-  for (const entry of files) if ('link' in entry) checkLink(entry.path, entry.link, { kinds, shared: new Set(shared) })
+  const tree = { kinds, shared: new Set(shared), steps: 0 }
+  for (const entry of files) if ('link' in entry) checkLink(entry.path, entry.link, tree)
 }
 
 /** Throws `path_refused`; gives the path's bytes. */
@@ -77,7 +86,11 @@ function checkShared(path: string, tree: { kinds: Map<string, Entry>; dirs: Set<
  * Follows the link as Linux would, on the manifest. It may point to nothing, but not out of the release: a link to
  * /etc, or up and out, would be followed by whatever reads the release.
  */
-function checkLink(path: string, link: string, tree: { kinds: Map<string, Entry>; shared: Set<string> }): void {
+function checkLink(
+  path: string,
+  link: string,
+  tree: { kinds: Map<string, Entry>; shared: Set<string>; steps: number },
+): void {
   const no = (why: string) =>
     new Failure('link_refused', `link ${quoted(path)} → ${quoted(link)}: ${why}`, {
       hint: 'make it relative and inside the release, copy what it points to, or name it in .tarmacignore',
@@ -85,38 +98,45 @@ function checkLink(path: string, link: string, tree: { kinds: Map<string, Entry>
   if (link === '' || !link.isWellFormed() || /\p{Cc}/u.test(link) || Buffer.byteLength(link) > MAX_PATH_BYTES) {
     throw no('is empty, too long, or holds control characters')
   }
-  const at = path.split('/').slice(0, -1)
-  const todo = [link]
+  if (link.startsWith('/')) throw no('is absolute')
+  let at = parentOf(path)
+  // The next segment is the last: links on the way put theirs in front of what is left.
+  const todo = link.split('/').reverse()
   for (let followed = 0; todo.length > 0; ) {
-    const target = todo.pop() as string
-    if (target.startsWith('/')) throw no('is absolute')
-    const [segment = '', ...rest] = target.split('/')
-    if (rest.length > 0) todo.push(rest.join('/'))
+    if (++tree.steps > MAX_LINK_STEPS) throw no(`is one of links that take more than ${MAX_LINK_STEPS} steps together`)
+    const segment = todo.pop() ?? ''
     if (segment === '' || segment === '.') continue
     if (segment === '..') {
-      if (at.pop() === undefined) throw no('leaves the release')
+      if (at === '') throw no('leaves the release')
+      at = parentOf(at)
       continue
     }
-    at.push(segment)
-    const here = at.join('/')
-    if (tree.shared.has(here)) {
+    at = at === '' ? segment : `${at}/${segment}`
+    if (tree.shared.has(at)) {
       // On the host this is a link to another place: what `..` means from there is not ours to say.
-      if (todo.some((left) => left.split('/').includes('..'))) throw no('goes through a shared directory and up again')
+      if (todo.includes('..')) throw no('goes through a shared directory and up again')
       return
     }
-    const entry = tree.kinds.get(here)
-    if (entry && 'link' in entry) {
-      if (++followed > MAX_LINKS_FOLLOWED) throw no(`goes through more than ${MAX_LINKS_FOLLOWED} links, or in a circle`)
-      at.pop()
-      todo.push(entry.link)
-    }
+    const entry = tree.kinds.get(at)
+    if (entry === undefined || !('link' in entry)) continue
+    if (++followed > MAX_LINKS_FOLLOWED) throw no(`goes through more than ${MAX_LINKS_FOLLOWED} links, or in a circle`)
+    if (entry.link.startsWith('/')) throw no(`goes through ${quoted(at)}, which is absolute`)
+    at = parentOf(at)
+    todo.push(...entry.link.split('/').reverse())
   }
+}
+
+/** '' for the top. */
+function parentOf(path: string): string {
+  return path.slice(0, Math.max(path.lastIndexOf('/'), 0))
 }
 
 function refused(path: string, why: string): Failure {
   return new Failure('path_refused', `path ${quoted(path)} ${why}`)
 }
 
-function quoted(text: string): string {
-  return JSON.stringify(text)
+/** As JSON, cut when it is long: an answer, a log line and a screen must not grow with what was sent. */
+export function quoted(value: unknown): string {
+  const text = String(JSON.stringify(value))
+  return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN).toWellFormed()}…` : text
 }

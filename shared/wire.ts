@@ -48,6 +48,7 @@ export type StepName =
   | 'started'
   | 'healthy'
   | 'switched'
+  | 'unhealthy'
   | 'going-back'
   | 'gone-back'
   | 'pruned'

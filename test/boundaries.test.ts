@@ -74,7 +74,7 @@ const RULES: Rule[] = [
       { 'agent/http/a.ts': "const a = await import('../../client/api.ts')" },
       { 'shared/a.ts': "export { a } from '../agent/state/ledger.ts'" },
       { 'agent/state/a.ts': "import { deploy } from '../deploy/deploy.ts'" },
-      { 'agent/init/a.ts': "import {\n  releases,\n} from '../state/releases.ts'" },
+      { 'agent/init/a.ts': "import {\n  releases,\n} from '../state/release-store.ts'" },
       { 'agent/deploy/a.ts': "import { x } from '../../test/helpers/x.ts'" },
       { 'client/api.ts': "import './commands/push.ts'" },
     ],
@@ -168,11 +168,11 @@ const RULES: Rule[] = [
     bad: [{ 'agent/a.ts': 'process.exit(1)' }, { 'client/a.ts': 'process.exitCode = 1' }],
   },
   {
-    title: 'only log.ts, print.ts and progress.ts print',
+    title: 'only log.ts, print.ts, progress.ts and prompt.ts print',
     why: 'results on stdout, the rest on stderr, every foreign byte escaped: in one place',
     breaches: word(
       /\bconsole\s*\.|\bprocess\s*\.\s*std(out|err)\b(?!\s*\.\s*(isTTY|columns|rows|hasColors|getColorDepth)\b)/,
-      ['agent/{log,print}.ts', 'client/{print,progress}.ts'],
+      ['agent/{log,print}.ts', 'client/{print,progress,prompt}.ts'],
     ),
     bad: [{ 'client/commands/a.ts': "console.log('x')" }, { 'agent/a.ts': "process.stderr.write('x')" }],
   },

@@ -1,5 +1,5 @@
+import { type Signer, signerOf } from '../../shared/allowed-signers.ts'
 import type { BundleEntry } from '../../shared/bundle-read.ts'
-import { signerOf, type Signer } from '../../shared/allowed-signers.ts'
 import { Failure } from '../../shared/failure.ts'
 import { objectsOf, parseManifest, type Signed } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
@@ -7,8 +7,8 @@ import { parseSignature, verifySignature } from '../../shared/sshsig.ts'
 import { RELEASE_NAMESPACE } from '../../shared/wire.ts'
 import { removeEmptyDirs } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
-import { currentRelease, releasesOn } from '../state/releases.ts'
-import { missingObjects, modesOf, removeObjects, storeObject } from '../state/objects.ts'
+import { makeAppDirs, missingObjects, modesOf, removeObjects, storeObject } from '../state/objects.ts'
+import { currentRelease, releasesOn } from '../state/release-store.ts'
 
 /** A manifest that known people signed for this app. Only `proveManifest` makes one. */
 export interface Proved {
@@ -43,7 +43,11 @@ export async function proveManifest(
   return { proved: { signed, signatures, signers }, first: next }
 }
 
-function provenSigners(text: string, signatures: string[], policy: { signers: readonly Signer[]; now: Date }): string[] {
+function provenSigners(
+  text: string,
+  signatures: string[],
+  policy: { signers: readonly Signer[]; now: Date },
+): string[] {
   if (signatures.length === 0) {
     throw new Failure('signature_missing', 'read bundle: release.json carries no signature', {
       hint: 'tarmac push and tarmac pack sign what they send',
@@ -64,17 +68,24 @@ function provenSigners(text: string, signatures: string[], policy: { signers: re
  * Stores the objects that came and checks that the release is whole. What a refused upload brought is removed again;
  * what a cut connection brought stays, each object proved, so that the next push need not send it.
  */
-export async function storeObjects(layout: Layout, { signed }: Proved, first: IteratorResult<BundleEntry>, rest: AsyncIterator<BundleEntry>): Promise<{ stored: number; bytes: number }> {
+export async function storeObjects(
+  layout: Layout,
+  { signed }: Proved,
+  first: IteratorResult<BundleEntry>,
+  rest: AsyncIterator<BundleEntry>,
+): Promise<{ stored: number; bytes: number }> {
   const { manifest } = signed
   const sizes = objectsOf(manifest)
   const modes = modesOf(manifest)
   const brought: string[] = []
+  makeAppDirs(layout, manifest.app)
   let bytes = 0
   try {
     const came = new Set<Sha256>()
     for (let next = first; !next.done; next = await rest.next()) {
       const entry = next.value
-      if (entry.kind !== 'object') throw new Failure('bundle_malformed', `read bundle: a ${entry.kind} after the objects began`)
+      if (entry.kind !== 'object')
+        throw new Failure('bundle_malformed', `read bundle: a ${entry.kind} after the objects began`)
       const mode = expectedMode(entry, { sizes, modes, came })
       came.add(entry.sha256)
       brought.push(await storeObject(layout, manifest.app, entry, mode))
@@ -82,9 +93,13 @@ export async function storeObjects(layout: Layout, { signed }: Proved, first: It
     }
     const missing = await missingObjects(layout, manifest)
     if (missing.length > 0) {
-      throw new Failure('object_missing', `push ${manifest.app}: ${missing.length} objects are neither here nor in the bundle, the first ${missing[0]}`, {
-        hint: 'push again: what is missing is sent',
-      })
+      throw new Failure(
+        'object_missing',
+        `push ${manifest.app}: ${missing.length} objects are neither here nor in the bundle, the first ${missing[0]}`,
+        {
+          hint: 'push again: what is missing is sent',
+        },
+      )
     }
   } catch (error) {
     if (error instanceof Failure) removeObjects(brought)
@@ -108,8 +123,12 @@ function expectedMode(
     throw new Failure('object_unexpected', `read bundle: object ${entry.sha256} is not in the signed release.json`)
   }
   if (size !== entry.size) {
-    throw new Failure('object_mismatch', `read bundle: object ${entry.sha256} has ${entry.size} bytes; the signed release.json says ${size}`)
+    throw new Failure(
+      'object_mismatch',
+      `read bundle: object ${entry.sha256} has ${entry.size} bytes; the signed release.json says ${size}`,
+    )
   }
-  if (known.came.has(entry.sha256)) throw new Failure('object_unexpected', `read bundle: object ${entry.sha256} came twice`)
+  if (known.came.has(entry.sha256))
+    throw new Failure('object_unexpected', `read bundle: object ${entry.sha256} came twice`)
   return mode
 }

@@ -5,7 +5,7 @@ import { isFile, isLink, type Signed } from '../../shared/manifest.ts'
 import { removeTree, renameWhole, syncFilesystem } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
 import { linkObject } from '../state/objects.ts'
-import { type Release, releasesOn } from '../state/releases.ts'
+import { type Release, releasesOn } from '../state/release-store.ts'
 
 /** After so many entries the event loop gets its turn, so that `status` answers meanwhile. */
 const ENTRIES_PER_TURN = 500
@@ -42,7 +42,6 @@ export async function assemble(layout: Layout, signed: Signed, signatures: strin
       writeFileSync(join(staging, 'signatures', `${index}.sig`), signature, { mode: 0o444 })
     }
     writeFileSync(join(staging, 'release.json'), text, { mode: 0o444 })
-    mkdirSync(layout.releasesDir(app), { recursive: true, mode: 0o755 })
     await syncFilesystem(staging)
     await renameWhole(staging, layout.releaseDir(app, id))
   } catch (error) {
@@ -53,7 +52,12 @@ export async function assemble(layout: Layout, signed: Signed, signatures: strin
 }
 
 /** A relative link, so that the release reads the same under any root. */
-function linkShared(layout: Layout, dirs: { tree: string; releaseTree: string }, path: string, app: Signed['manifest']['app']): void {
+function linkShared(
+  layout: Layout,
+  dirs: { tree: string; releaseTree: string },
+  path: string,
+  app: Signed['manifest']['app'],
+): void {
   const at = join(dirs.tree, path)
   mkdirSync(dirname(at), { recursive: true, mode: 0o755 })
   symlinkSync(relative(dirname(join(dirs.releaseTree, path)), layout.sharedPath(app, path)), at)

@@ -2,7 +2,7 @@ import { Failure, reasonOf } from '../../shared/failure.ts'
 import type { AppName, ReleaseId, ServiceName, Slot } from '../../shared/names.ts'
 import type { ChangeKind, Line, Receipt, StepLine, StepName } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
-import { currentRelease } from '../state/releases.ts'
+import { currentRelease } from '../state/release-store.ts'
 import type { Operation } from './operations.ts'
 
 /** Takes each line as it happens. Must not throw: a client that hung up is no reason to stop a deploy. */
@@ -24,8 +24,9 @@ export interface Change extends Asked {
   readonly to: ReleaseId | null
   readonly phase: string
   step(step: StepName, facts?: { release?: ReleaseId; service?: ServiceName; slot?: Slot; message?: string }): void
-  /** A measured time without anybody answering, in ms; the longest is kept. */
-  gap(ms: number): void
+  /** From the stop of what served to the moment something serves again: the gap, measured. */
+  gapBegins(): void
+  gapEnds(): void
   done(end: { release: ReleaseId | null; previous: ReleaseId | null }): void
   failed(failure: Failure, receipt: Receipt): void
 }
@@ -53,10 +54,19 @@ export function openChange(
   const began = Date.now()
   const steps: StepLine[] = []
   let gapMs: number | null = null
+  let gapBegan: number | undefined
   const id = ledger.openDeploy({ app, kind, who, key, from, to, at: new Date(began).toISOString() })
   const stamp = () => ({ at: new Date().toISOString(), ms: Date.now() - began })
   const close = (result: 'done' | 'failed', end: { code: Failure['code'] | null; receipt: Receipt | null }) =>
-    ledger.closeDeploy(id, { result, ...end, to, steps, gapMs, seconds: (Date.now() - began) / 1000, at: new Date().toISOString() })
+    ledger.closeDeploy(id, {
+      result,
+      ...end,
+      to,
+      steps,
+      gapMs,
+      seconds: (Date.now() - began) / 1000,
+      at: new Date().toISOString(),
+    })
   operation.release = to
   return {
     app,
@@ -75,8 +85,12 @@ export function openChange(
       steps.push(line)
       report(line)
     },
-    gap(ms) {
-      gapMs = Math.max(gapMs ?? 0, ms)
+    gapBegins() {
+      gapBegan ??= Date.now()
+    },
+    gapEnds() {
+      if (gapBegan !== undefined) gapMs = Math.max(gapMs ?? 0, Date.now() - gapBegan)
+      gapBegan = undefined
     },
     done(end) {
       close('done', { code: null, receipt: null })
@@ -89,13 +103,21 @@ export function openChange(
   }
 }
 
-/** Runs a change to its end, whatever happens: it never throws, and the ledger never keeps a change open. */
+/** Runs a change to its end, whatever happens: it never throws, and the ledger keeps no change open. */
 export async function runChange(agent: Agent, change: Change, work: () => Promise<void>): Promise<void> {
   const { log } = agent
-  const about = { app: change.app, change: change.id, kind: change.kind, who: change.who, from: change.from, to: change.to }
+  const about = {
+    app: change.app,
+    change: change.id,
+    kind: change.kind,
+    who: change.who,
+    from: change.from,
+    to: change.to,
+  }
   log.info(about, 'change begins')
   try {
     await work()
+    change.done({ release: change.to, previous: change.from })
     log.info(about, 'change done')
   } catch (error) {
     const { failure, receipt } = error instanceof ChangeFailed ? error : early(agent, change, error)

@@ -2,7 +2,7 @@ import { Failure, reasonOf } from '../../shared/failure.ts'
 import type { AppName } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
 import type { UnitSpec } from '../init/init-system.ts'
-import { currentRelease, readRelease, type Release } from '../state/releases.ts'
+import { currentRelease, type Release, readRelease } from '../state/release-store.ts'
 import { type Change, ChangeFailed, openChange, runChange } from './change.ts'
 import type { Ask } from './deploy.ts'
 import { receiptOf } from './go-back.ts'
@@ -13,6 +13,7 @@ import { unitsOf } from './unit.ts'
 
 export async function restart(agent: Agent, ask: Ask): Promise<void> {
   await withCurrent(agent, ask, async (release, units, change) => {
+    change.gapBegins()
     await stopAll(agent, units, change)
     await startAll(agent, { release, units }, change)
   })
@@ -33,7 +34,11 @@ export async function start(agent: Agent, ask: Ask): Promise<void> {
   })
 }
 
-async function withCurrent(agent: Agent, ask: Ask, work: (release: Release, units: UnitSpec[], change: Change) => Promise<void>): Promise<void> {
+async function withCurrent(
+  agent: Agent,
+  ask: Ask,
+  work: (release: Release, units: UnitSpec[], change: Change) => Promise<void>,
+): Promise<void> {
   const release = readRelease(agent.layout, ask.app, currentOf(agent, ask.app))
   const change = openChange(ask, agent, release.id)
   await runChange(agent, change, async () => {
@@ -42,7 +47,6 @@ async function withCurrent(agent: Agent, ask: Ask, work: (release: Release, unit
     const units = unitsOf(release, { layout: agent.layout, account, slot: slot ?? 'a' })
     if (installed.length < units.length) for (const unit of units) await agent.init.install(unit)
     await work(release, units, change)
-    change.done({ release: release.id, previous: change.from })
   })
 }
 
@@ -53,7 +57,11 @@ async function stopAll({ init }: Agent, units: UnitSpec[], change: Change): Prom
   }
 }
 
-async function startAll(agent: Agent, { release, units }: { release: Release; units: UnitSpec[] }, change: Change): Promise<void> {
+async function startAll(
+  agent: Agent,
+  { release, units }: { release: Release; units: UnitSpec[] },
+  change: Change,
+): Promise<void> {
   try {
     await startUnits(agent, units, change)
   } catch (cause) {
@@ -69,5 +77,7 @@ async function startAll(agent: Agent, { release, units }: { release: Release; un
 export function currentOf(agent: Agent, app: AppName) {
   const id = currentRelease(agent.layout, app)
   if (id !== null) return id
-  throw new Failure('app_unknown', `find ${app}: no release of it serves on this host`, { hint: 'push one: tarmac push' })
+  throw new Failure('app_unknown', `find ${app}: no release of it serves on this host`, {
+    hint: 'push one: tarmac push',
+  })
 }

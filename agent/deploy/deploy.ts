@@ -5,7 +5,7 @@ import { Failure } from '../../shared/failure.ts'
 import { contentOf } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
-import { currentRelease, readRelease, type Release } from '../state/releases.ts'
+import { currentRelease, type Release, readRelease } from '../state/release-store.ts'
 import { readSigners } from '../state/signers.ts'
 import { type Proved, proveManifest, storeObjects, tidyRefused } from './admit.ts'
 import { assemble } from './assemble.ts'
@@ -15,7 +15,7 @@ import type { Operation } from './operations.ts'
 import { pruneApp } from './prune.ts'
 import { previousGood } from './retention.ts'
 import { checkRoom } from './room.ts'
-import { makeCurrent, prepareUnits, replaceUnits, servingNow, type Serving } from './switch.ts'
+import { makeCurrent, prepareUnits, replaceUnits, type Serving, servingNow } from './switch.ts'
 
 export interface Ask extends Asked {
   operation: Operation
@@ -46,7 +46,6 @@ export async function rollOut(agent: Agent, ask: Ask, proved: Proved): Promise<v
     agent.ledger.setState(ask.app, release.id, 'assembled')
     change.step('assembled', { release: release.id })
     await switchTo(agent, release, change)
-    await settle(agent, release, change)
   })
 }
 
@@ -56,11 +55,10 @@ export async function rollBack(agent: Agent, ask: Ask, release: Release): Promis
   await runChange(agent, change, async () => {
     await switchTo(agent, release, change)
     if (change.from !== null && change.from !== release.id) agent.ledger.setState(ask.app, change.from, 'bad')
-    await settle(agent, release, change)
   })
 }
 
-/** Stop the old, start the new, gate it, point `current` at it; and the one way back. */
+/** Stop the old, start the new, gate it, point `current` at it; and the one way back. Pruned is either way. */
 async function switchTo(agent: Agent, release: Release, change: Change): Promise<void> {
   const serving: Serving = await servingNow(agent, change.app)
   const units = await prepareUnits(agent, release, serving)
@@ -68,18 +66,14 @@ async function switchTo(agent: Agent, release: Release, change: Change): Promise
     agent.ledger.setState(change.app, release.id, 'started')
     await replaceUnits(agent, units, serving.units, change)
     await makeCurrent(agent, release, units)
+    agent.ledger.setState(change.app, release.id, 'healthy')
+    agent.ledger.setWanted(change.app, release.id)
+    change.step('switched', { release: release.id })
   } catch (cause) {
     throw await goBack(agent, { release, units, serving, cause }, change)
+  } finally {
+    await pruneApp(agent, change)
   }
-  change.step('switched', { release: release.id })
-}
-
-/** The new release is good and serves: nothing that fails from here on takes that back. */
-async function settle(agent: Agent, release: Release, change: Change): Promise<void> {
-  agent.ledger.setState(change.app, release.id, 'healthy')
-  agent.ledger.setWanted(change.app, release.id)
-  await pruneApp(agent, release, change)
-  change.done({ release: release.id, previous: change.from })
 }
 
 /** The release of the same content that runs already, if any: pushing it again would change nothing. */
@@ -94,9 +88,13 @@ export function alreadyRunning(agent: Agent, { signed }: Proved): ReleaseId | nu
 export function chooseTarget(agent: Agent, app: AppName, asked: ReleaseId | undefined): Release {
   const target = asked ?? previousGood(agent.ledger.releases(app), currentRelease(agent.layout, app))
   if (target !== null) return readRelease(agent.layout, app, target)
-  throw new Failure('nothing_to_roll_back_to', `rollback ${app}: no other release was ever healthy here and is not marked bad`, {
-    hint: 'what is kept: tarmac releases; one of them by name: tarmac rollback RELEASE',
-  })
+  throw new Failure(
+    'nothing_to_roll_back_to',
+    `rollback ${app}: no other release was ever healthy here and is not marked bad`,
+    {
+      hint: 'what is kept: tarmac releases; one of them by name: tarmac rollback RELEASE',
+    },
+  )
 }
 
 function sizeOf({ signed }: Proved): { bytes: number; files: number } {

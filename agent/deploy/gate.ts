@@ -33,7 +33,11 @@ export async function awaitHealthy(init: InitSystem, unit: UnitKey, spec: Servic
   for (;;) {
     const facts = await init.facts(unit)
     if (facts.state === 'gave-up') {
-      throw new NotHealthy(unit, facts, `gave up after ${spec.restart.attempts} starts within ${spec.restart.withinMs / 1000} s`)
+      throw new NotHealthy(
+        unit,
+        facts,
+        `gave up after ${spec.restart.attempts} starts within ${spec.restart.withinMs / 1000} s`,
+      )
     }
     if (facts.state === 'failed' || facts.state === 'absent' || facts.state === 'stopped') {
       throw new NotHealthy(unit, facts, `is ${facts.state}`)
@@ -90,7 +94,9 @@ function probePath(host: string, port: number, health: ServiceSpec['health']): P
       resolve(well ? undefined : `GET ${health.path} answered ${status}, not ${health.status ?? '2xx'}`)
     })
     asked.once('timeout', () => asked.destroy(new Error(`no answer within ${PROBE_TIMEOUT_MS / 1000} s`)))
-    asked.once('error', (error) => resolve(`GET ${health.path}: ${error.message || ('code' in error ? String(error.code) : 'no answer')}`))
+    asked.once('error', (error) =>
+      resolve(`GET ${health.path}: ${error.message || ('code' in error ? String(error.code) : 'no answer')}`),
+    )
     asked.end()
   })
 }

@@ -3,7 +3,7 @@ import type { ReleaseId, ServiceName } from '../../shared/names.ts'
 import type { Receipt } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import type { UnitFacts, UnitKey, UnitSpec } from '../init/init-system.ts'
-import { readRelease, type Release } from '../state/releases.ts'
+import { type Release, readRelease } from '../state/release-store.ts'
 import { type Change, ChangeFailed } from './change.ts'
 import { NotHealthy } from './gate.ts'
 import { makeCurrent, type Serving, startUnits } from './switch.ts'
@@ -29,6 +29,7 @@ export async function goBack(agent: Agent, failed: FailedSwitch, change: Change)
   const { release, serving, cause } = failed
   const receipt = await receiptOf(agent, failed, change)
   const what = `${change.kind} ${change.app}: ${release.id} ${cause instanceof NotHealthy ? `did not become healthy: ${receipt.reason}` : `was not started: ${receipt.reason}`}`
+  change.step('unhealthy', { release: release.id, message: receipt.reason })
   agent.ledger.setState(change.app, release.id, 'failed')
   const lost = await stopFailed(agent, failed.units, change)
   if (lost !== undefined) return down(receipt, what, `stopping it failed too: ${lost}`)
@@ -40,7 +41,10 @@ export async function goBack(agent: Agent, failed: FailedSwitch, change: Change)
   const notBack = await startAgain(agent, serving.release, failed, change)
   if (notBack !== undefined) return down(receipt, what, `going back to ${serving.release} failed too: ${notBack}`)
   change.step('gone-back', { release: serving.release })
-  const failure = new Failure('deploy_rolled_back', what, { hint: `${serving.release} serves again; see why with: ${receipt.next[0]}`, cause })
+  const failure = new Failure('deploy_rolled_back', what, {
+    hint: `${serving.release} serves again; see why with: ${receipt.next[0]}`,
+    cause,
+  })
   return new ChangeFailed(failure, {
     ...receipt,
     running: serving.release,
@@ -49,7 +53,9 @@ export async function goBack(agent: Agent, failed: FailedSwitch, change: Change)
 }
 
 function down(receipt: Receipt, what: string, why: string): ChangeFailed {
-  const failure = new Failure('deploy_down', `${what}; ${why}`, { hint: 'nothing serves now: push a fix, or tarmac rollback RELEASE' })
+  const failure = new Failure('deploy_down', `${what}; ${why}`, {
+    hint: 'nothing serves now: push a fix, or tarmac rollback RELEASE',
+  })
   return new ChangeFailed(failure, { ...receipt, running: null, undone: [why] })
 }
 
@@ -68,7 +74,12 @@ async function stopFailed({ init }: Agent, units: UnitSpec[], change: Change): P
   }
 }
 
-async function startAgain(agent: Agent, id: ReleaseId, { units, serving }: FailedSwitch, change: Change): Promise<string | undefined> {
+async function startAgain(
+  agent: Agent,
+  id: ReleaseId,
+  { units, serving }: FailedSwitch,
+  change: Change,
+): Promise<string | undefined> {
   try {
     const before = readRelease(agent.layout, change.app, id)
     const account = await agent.init.ensureAccount(change.app)
@@ -86,13 +97,18 @@ async function startAgain(agent: Agent, id: ReleaseId, { units, serving }: Faile
 
 export async function receiptOf(
   agent: Agent,
-  { release, units, cause }: Pick<FailedSwitch, "release" | "units" | "cause">,
-  change: Change): Promise<Receipt> {
-  const sick: UnitKey | undefined = cause instanceof NotHealthy ? cause.unit : units.find(({ service }) => reasonOf(cause).includes(service))
+  { release, units, cause }: Pick<FailedSwitch, 'release' | 'units' | 'cause'>,
+  change: Change,
+): Promise<Receipt> {
+  const sick: UnitKey | undefined =
+    cause instanceof NotHealthy ? cause.unit : units.find(({ service }) => reasonOf(cause).includes(service))
   const service: ServiceName | null = sick?.service ?? null
   const facts: UnitFacts | undefined = cause instanceof NotHealthy ? cause.facts : undefined
   const exit = facts?.lastExit ?? null
-  const how = exit === null ? '' : ` (${exit.oom ? 'out of memory' : exit.signal === null ? `exit code ${exit.code}` : `signal ${exit.signal}`})`
+  const how =
+    exit === null
+      ? ''
+      : ` (${exit.oom ? 'out of memory' : exit.signal === null ? `exit code ${exit.code}` : `signal ${exit.signal}`})`
   return {
     app: change.app,
     release: release.id,
@@ -116,7 +132,12 @@ async function outputOf({ init }: Agent, release: Release, service: ServiceName 
   const lines: string[] = []
   try {
     await new Promise((resolve) => setTimeout(resolve, OUTPUT_LAG_MS))
-    const query = { app: release.manifest.app, release: release.id, lines: OUTPUT_LINES, ...(service === null ? {} : { service }) }
+    const query = {
+      app: release.manifest.app,
+      release: release.id,
+      lines: OUTPUT_LINES,
+      ...(service === null ? {} : { service }),
+    }
     for await (const line of init.logs(query, AbortSignal.timeout(5_000))) lines.push(line.message)
   } catch (error) {
     // The receipt is worth having without its output; what went wrong reading it stands in its place.

@@ -1,7 +1,7 @@
-import type { Agent } from '../agent.ts'
 import type { AppName } from '../../shared/names.ts'
+import type { Agent } from '../agent.ts'
 import { removeTree } from '../state/disk.ts'
-import { appsOn, currentRelease, readRelease } from '../state/releases.ts'
+import { appsOn, currentRelease, readRelease } from '../state/release-store.ts'
 import { makeCurrent, servingNow } from './switch.ts'
 import { unitsOf } from './unit.ts'
 
@@ -17,7 +17,16 @@ export async function recover(agent: Agent): Promise<void> {
     log.warn({ app, change: id }, 'the agent was stopped in the middle of this change')
     await backToCurrent(agent, app)
     const at = new Date().toISOString()
-    ledger.closeDeploy(id, { to: currentRelease(layout, app), result: 'interrupted', code: null, seconds: null, gapMs: null, steps: [], receipt: null, at })
+    ledger.closeDeploy(id, {
+      to: currentRelease(layout, app),
+      result: 'interrupted',
+      code: null,
+      seconds: null,
+      gapMs: null,
+      steps: [],
+      receipt: null,
+      at,
+    })
   }
 }
 
@@ -25,7 +34,8 @@ async function backToCurrent(agent: Agent, app: AppName): Promise<void> {
   const { layout, init } = agent
   const serving = await servingNow(agent, app)
   for (const unit of await init.installed(app)) {
-    if (!serving.units.some(({ service, slot }) => service === unit.service && slot === unit.slot)) await init.stop(unit)
+    if (!serving.units.some(({ service, slot }) => service === unit.service && slot === unit.slot))
+      await init.stop(unit)
   }
   if (serving.release === null || serving.slot === null) return
   const release = readRelease(layout, app, serving.release)

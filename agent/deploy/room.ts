@@ -60,7 +60,11 @@ export async function checkRoom({ config }: { config: Config }, manifest: Manife
 }
 
 /** Objects to store, a block each at the least, and a directory entry per file: hard links cost no inode of their own. */
-async function roomNeeded({ layout }: Config, manifest: Manifest, disk: Disk): Promise<{ bytes: number; inodes: number }> {
+async function roomNeeded(
+  { layout }: Config,
+  manifest: Manifest,
+  disk: Disk,
+): Promise<{ bytes: number; inodes: number }> {
   const BLOCK = 4096
   /** A name, an inode number and padding in a directory block. */
   const LINK_BYTES = 64

@@ -4,7 +4,7 @@ import type { AppName, ReleaseId, Slot } from '../../shared/names.ts'
 import type { Account, InitSystem, InstalledUnit, UnitKey, UnitSpec } from '../init/init-system.ts'
 import { linkWhole } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
-import { currentRelease, type Release } from '../state/releases.ts'
+import { currentRelease, type Release } from '../state/release-store.ts'
 import type { Change } from './change.ts'
 import { awaitHealthy } from './gate.ts'
 import { unitsOf } from './unit.ts'
@@ -26,7 +26,12 @@ export async function servingNow({ layout, init }: Parts, app: AppName): Promise
   const units = (await init.installed(app)).filter((unit) => unit.release === release)
   // Both slots hold the same release after a restart onto itself: the one that a boot would start is the one.
   const slots = new Set(units.map(({ slot }) => slot))
-  const slot = slots.size > 1 ? ((await init.isEnabled({ ...(units[0] as InstalledUnit), slot: 'b' })) ? 'b' : 'a') : ([...slots][0] ?? null)
+  const slot =
+    slots.size > 1
+      ? (await init.isEnabled({ ...(units[0] as InstalledUnit), slot: 'b' }))
+        ? 'b'
+        : 'a'
+      : ([...slots][0] ?? null)
   return { release, slot, units: units.filter((unit) => unit.slot === slot) }
 }
 
@@ -34,7 +39,6 @@ export async function servingNow({ layout, init }: Parts, app: AppName): Promise
 export async function prepareUnits({ layout, init }: Parts, release: Release, serving: Serving): Promise<UnitSpec[]> {
   const { app, shared } = release.manifest
   const account = await init.ensureAccount(app)
-  mkdirSync(layout.envDir(app), { recursive: true, mode: 0o700 })
   for (const path of shared) makeShared(layout.sharedPath(app, path), account)
   const units = unitsOf(release, { layout, account, slot: serving.slot === 'a' ? 'b' : 'a' })
   for (const unit of units) await init.install(unit)
@@ -53,18 +57,26 @@ function makeShared(path: string, { uid, gid }: Account): void {
 }
 
 /** Stops what serves, starts the new units and waits until each is healthy. All services are one transaction. */
-export async function replaceUnits({ init }: Parts, units: UnitSpec[], old: readonly UnitKey[], change: Change): Promise<void> {
-  const stoppedAt = Date.now()
+export async function replaceUnits(
+  { init }: Parts,
+  units: UnitSpec[],
+  old: readonly UnitKey[],
+  change: Change,
+): Promise<void> {
+  if (old.length > 0) change.gapBegins()
   for (const unit of old) {
     await init.stop(unit)
     change.step('stopped', { service: unit.service, slot: unit.slot })
   }
   await startUnits({ init }, units, change)
-  if (old.length > 0) change.gap(Date.now() - stoppedAt)
 }
 
 /** Starts units and waits until each is healthy. Throws NotHealthy, or the Failure of a unit that cannot be started. */
-export async function startUnits({ init }: Pick<Parts, 'init'>, units: readonly UnitSpec[], change: Change): Promise<void> {
+export async function startUnits(
+  { init }: Pick<Parts, 'init'>,
+  units: readonly UnitSpec[],
+  change: Change,
+): Promise<void> {
   for (const unit of units) {
     await init.start(unit)
     change.step('started', { release: unit.release, service: unit.service, slot: unit.slot })
@@ -73,10 +85,15 @@ export async function startUnits({ init }: Pick<Parts, 'init'>, units: readonly 
     await awaitHealthy(init, unit, unit.spec)
     change.step('healthy', { release: unit.release, service: unit.service, slot: unit.slot })
   }
+  change.gapEnds()
 }
 
 /** Makes a healthy release the one that serves: `current`, and what a boot starts. */
-export async function makeCurrent({ layout, init }: Parts, release: Release, units: readonly UnitSpec[]): Promise<void> {
+export async function makeCurrent(
+  { layout, init }: Parts,
+  release: Release,
+  units: readonly UnitSpec[],
+): Promise<void> {
   const { app } = release.manifest
   await linkWhole(layout.currentLink(app), `releases/${release.id}`)
   for (const unit of units) await init.enable(unit)

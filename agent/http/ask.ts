@@ -7,7 +7,7 @@ import type { Agent } from '../agent.ts'
 import { currentOf } from '../deploy/control.ts'
 import { retentionOf } from '../deploy/prune.ts'
 import type { LogQuery } from '../init/init-system.ts'
-import { appsOn, currentRelease, readRelease } from '../state/releases.ts'
+import { appsOn, currentRelease, readRelease } from '../state/release-store.ts'
 import { agentStatus } from '../watch/status.ts'
 
 // Questions: they change nothing.
@@ -27,10 +27,7 @@ export function releases(agent: Agent, app: AppName, c: Context): Response {
   const current = currentRelease(agent.layout, app)
   refuseUnknown(agent, app)
   const rows = new Map(agent.ledger.releases(app).map((row) => [row.id, row]))
-  const newest = [...rows.keys()][0]
-  const from = current ?? newest
-  const keep = from === undefined ? { releases: 10, failed: 2 } : readRelease(agent.layout, app, from).manifest.keep
-  const entries = retentionOf(agent, app, keep).map(({ id, why }): ReleaseEntry => {
+  const entries = retentionOf(agent, app).map(({ id, why }): ReleaseEntry => {
     const row = rows.get(id)
     return {
       id,
@@ -72,7 +69,8 @@ export function logs(agent: Agent, app: AppName, c: Context): Response {
       for await (const line of agent.init.logs(query, gone.signal)) await write(line)
     } catch (error) {
       if (gone.signal.aborted) return
-      const failure = error instanceof Failure ? error : new Failure('internal', `read logs of ${app}: ${reasonOf(error)}`)
+      const failure =
+        error instanceof Failure ? error : new Failure('internal', `read logs of ${app}: ${reasonOf(error)}`)
       await write({ refusal: failure.toRefusal() })
     }
   })
@@ -80,7 +78,9 @@ export function logs(agent: Agent, app: AppName, c: Context): Response {
 
 function refuseUnknown(agent: Agent, app: AppName): void {
   if (appsOn(agent.layout).includes(app)) return
-  throw new Failure('app_unknown', `find ${app}: there is no such app on this host`, { hint: 'what there is: tarmac status' })
+  throw new Failure('app_unknown', `find ${app}: there is no such app on this host`, {
+    hint: 'what there is: tarmac status',
+  })
 }
 
 function knownService(agent: Agent, app: AppName, name: string) {
@@ -88,10 +88,16 @@ function knownService(agent: Agent, app: AppName, name: string) {
   const { manifest } = readRelease(agent.layout, app, currentRelease(agent.layout, app) ?? currentOf(agent, app))
   const known = Object.keys(manifest.services)
   if (known.includes(service)) return service
-  throw new Failure('service_unknown', `find ${app}: it has no service ${JSON.stringify(name)}, only ${known.join(', ')}`)
+  throw new Failure(
+    'service_unknown',
+    `find ${app}: it has no service ${JSON.stringify(name)}, only ${known.join(', ')}`,
+  )
 }
 
-function countOf(text: string | undefined, { what, initial, max }: { what: string; initial: number; max: number }): number {
+function countOf(
+  text: string | undefined,
+  { what, initial, max }: { what: string; initial: number; max: number },
+): number {
   if (text === undefined) return initial
   if (/^\d{1,6}$/.test(text)) return Math.min(Number(text), max)
   throw new Failure('request_refused', `read request: ${what}=${JSON.stringify(text)} is no whole number`)
@@ -102,4 +108,3 @@ function instantOf(text: string): string {
   if (!Number.isNaN(at.getTime())) return at.toISOString()
   throw new Failure('request_refused', `read request: since=${JSON.stringify(text)} is no ISO 8601 time`)
 }
-

@@ -19,7 +19,13 @@ export async function rollback(agent: Agent, app: AppName, identity: Identity, c
   return change(agent, { app, kind: 'rollback', identity }, c, (ask) => rollBack(agent, ask, target))
 }
 
-export async function control(agent: Agent, kind: 'restart' | 'stop' | 'start', app: AppName, identity: Identity, c: Context): Promise<Response> {
+export async function control(
+  agent: Agent,
+  kind: 'restart' | 'stop' | 'start',
+  app: AppName,
+  identity: Identity,
+  c: Context,
+): Promise<Response> {
   currentOf(agent, app)
   const work = { restart, stop, start }[kind]
   return change(agent, { app, kind, identity }, c, (ask) => work(agent, ask))

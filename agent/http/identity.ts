@@ -3,7 +3,13 @@ import { signerOf } from '../../shared/allowed-signers.ts'
 import { Failure, reasonOf } from '../../shared/failure.ts'
 import { fingerprintOf } from '../../shared/ssh-key.ts'
 import { parseSignature, verifySignature } from '../../shared/sshsig.ts'
-import { AUTHORIZATION_SCHEME, EXPORTER_BYTES, EXPORTER_LABEL, SESSION_NAMESPACE, sessionStatement } from '../../shared/wire.ts'
+import {
+  AUTHORIZATION_SCHEME,
+  EXPORTER_BYTES,
+  EXPORTER_LABEL,
+  SESSION_NAMESPACE,
+  sessionStatement,
+} from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { readSigners } from '../state/signers.ts'
 
@@ -25,15 +31,22 @@ export function identify(agent: Agent, socket: TLSSocket, authorization: string 
     })
   }
   const signature = parseAuthorization(authorization)
-  const signer = signerOf(readSigners(agent.layout), signature.publicKey, { namespace: SESSION_NAMESPACE, now: new Date() })
+  const signer = signerOf(readSigners(agent.layout), signature.publicKey, {
+    namespace: SESSION_NAMESPACE,
+    now: new Date(),
+  })
   const exporter = socket.exportKeyingMaterial(EXPORTER_BYTES, EXPORTER_LABEL, Buffer.alloc(0))
   try {
     verifySignature(signature, SESSION_NAMESPACE, sessionStatement(exporter, agent.pin))
   } catch (cause) {
-    throw new Failure('authorization_mismatch', `authorize ${signer.principal}: the signature is not over this connection: ${reasonOf(cause)}`, {
-      hint: 'the key was not touched, or something between client and agent answers in its place',
-      cause,
-    })
+    throw new Failure(
+      'authorization_mismatch',
+      `authorize ${signer.principal}: the signature is not over this connection: ${reasonOf(cause)}`,
+      {
+        hint: 'the key was not touched, or something between client and agent answers in its place',
+        cause,
+      },
+    )
   }
   return { who: signer.principal, key: fingerprintOf(signature.publicKey) }
 }
@@ -42,7 +55,10 @@ function parseAuthorization(header: string) {
   const [scheme, base64 = '', ...rest] = header.split(' ')
   const raw = Buffer.from(base64, 'base64')
   if (scheme !== AUTHORIZATION_SCHEME || rest.length > 0 || raw.length === 0 || raw.toString('base64') !== base64) {
-    throw new Failure('authorization_malformed', `authorize request: the Authorization header is not "${AUTHORIZATION_SCHEME} <base64>"`)
+    throw new Failure(
+      'authorization_malformed',
+      `authorize request: the Authorization header is not "${AUTHORIZATION_SCHEME} <base64>"`,
+    )
   }
   try {
     return parseSignature(raw)

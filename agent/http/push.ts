@@ -10,8 +10,8 @@ import { busyFailure } from '../deploy/operations.ts'
 import { checkRoom } from '../deploy/room.ts'
 import { missingObjects } from '../state/objects.ts'
 import { readSigners } from '../state/signers.ts'
-import { answerWithLines } from './lines.ts'
 import type { Identity } from './identity.ts'
+import { answerWithLines } from './lines.ts'
 
 /** What the agent lacks of a release, and every early no: policy, disk, busy. Takes a bundle without objects. */
 export async function missing(agent: Agent, app: AppName, c: Context): Promise<Response> {
@@ -33,7 +33,9 @@ export async function push(agent: Agent, app: AppName, identity: Identity, c: Co
   const bundle = bundleOf(c)
   try {
     const proved = await admit(agent, app, bundle)
-    return answerWithLines(c, (report) => rollOut(agent, { app, kind: 'push', ...identity, operation, report }, proved).finally(end))
+    return answerWithLines(c, (report) =>
+      rollOut(agent, { app, kind: 'push', ...identity, operation, report }, proved).finally(end),
+    )
   } catch (error) {
     end()
     throw error

@@ -11,6 +11,8 @@ export function respondTo(error: unknown, c: Context, log: Log): Response {
     return c.json(error.toRefusal(), error.status as ContentfulStatusCode)
   }
   log.error({ ...about, err: error }, 'a bug in the agent')
-  const failure = new Failure('internal', `a bug in the agent: ${reasonOf(error)}`, { hint: 'the agent log says more: journalctl -u tarmac-agent' })
+  const failure = new Failure('internal', `a bug in the agent: ${reasonOf(error)}`, {
+    hint: 'the agent log says more: journalctl -u tarmac-agent',
+  })
   return c.json(failure.toRefusal(), 500)
 }

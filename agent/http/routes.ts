@@ -52,9 +52,14 @@ export function routesOf(agent: Agent): Hono<Env> {
 }
 
 function refuseOddRequests({ url = '', rawHeaders }: IncomingMessage): void {
-  if (!TARGET.test(url)) throw new Failure('request_refused', `read request: the target ${JSON.stringify(url.slice(0, 200))} is none of ours`)
+  if (!TARGET.test(url))
+    throw new Failure(
+      'request_refused',
+      `read request: the target ${JSON.stringify(url.slice(0, 200))} is none of ours`,
+    )
   const names = rawHeaders.filter((_, index) => index % 2 === 0).map((name) => name.toLowerCase())
   for (const name of ONCE) {
-    if (names.filter((other) => other === name).length > 1) throw new Failure('request_refused', `read request: the header ${name} came twice`)
+    if (names.filter((other) => other === name).length > 1)
+      throw new Failure('request_refused', `read request: the header ${name} came twice`)
   }
 }

@@ -12,6 +12,8 @@ export interface Listening {
   port: number
   /** Takes no new connection; resolves when the last one has ended. */
   close(): Promise<void>
+  /** Ends those that are left. */
+  cut(): void
 }
 
 export async function listen(agent: Agent, tls: TlsIdentity): Promise<Listening> {
@@ -47,6 +49,7 @@ export async function listen(agent: Agent, tls: TlsIdentity): Promise<Listening>
         server.close(() => resolve())
         server.closeIdleConnections()
       }),
+    cut: () => server.closeAllConnections(),
   }
 }
 

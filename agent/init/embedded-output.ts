@@ -35,6 +35,7 @@ export async function openOutput(path: string, sink: LogSink): Promise<Output> {
   await rm(path)
   // The socket polls; a file stream would hold one of Node's four IO threads for as long as the service is silent.
   const stream = new Socket({ fd: reading, readable: true, writable: false })
+  // Destroyed while it was read: `finish` below gave up on it.
   const isRead = keepLines(stream, sink).catch(() => {})
   let isHandedOver = false
   const handOver = async () => {

@@ -5,7 +5,7 @@ import { Failure, isErrno, reasonOf } from '../../shared/failure.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { Log } from '../log.ts'
 import { writeWhole } from '../state/disk.ts'
-import { ensureSystemAccount } from './accounts.ts'
+import { ensureAccount } from './accounts.ts'
 import { callerAccount } from './embedded-environment.ts'
 import { createLogBook } from './embedded-log.ts'
 import { readLogs } from './embedded-log-read.ts'
@@ -48,6 +48,7 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
   const turns = new Map<string, Promise<unknown>>()
   const listeners: ((exit: UnitExit) => void)[] = []
   const closing = new AbortController()
+  let closed: Promise<void> | undefined
 
   /** The unit of a record that is there. */
   function unitOf(key: UnitKey): Unit {
@@ -94,6 +95,17 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
     await unitOf(key).start()
   }
 
+  async function shutDown(): Promise<void> {
+    closing.abort()
+    // After the changes under way, so that no start slips in behind us.
+    await Promise.all(turns.values())
+    const ends = await Promise.allSettled([...units.values()].map((unit) => unit.stop()))
+    listeners.length = 0
+    await rm(claimFile, { force: true })
+    const failed = ends.find((end) => end.status === 'rejected')
+    if (failed) throw failed.reason
+  }
+
   const setEnabled = (key: UnitKey, enabled: boolean) =>
     records.update(key, (before) => ({ ...known(before, key), enabled }))
 
@@ -107,7 +119,7 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
 
   return {
     name: 'embedded',
-    ensureAccount: async (app) => (process.getuid?.() === 0 ? ensureSystemAccount(app) : callerAccount()),
+    ensureAccount: async (app) => (process.getuid?.() === 0 ? ensureAccount(app) : callerAccount()),
     install: (unit) =>
       inTurn(unit, async () => {
         const { env, ...rest } = unit
@@ -144,16 +156,9 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
     },
     logs: (query, signal) => readLogs(book, query, AbortSignal.any([signal, closing.signal])),
     forgetRelease: (app: AppName, release: ReleaseId) => book.forget(app, release),
-    async close() {
-      if (closing.signal.aborted) return
-      closing.abort()
-      // After the changes under way, so that no start slips in behind us.
-      await Promise.all(turns.values())
-      const ends = await Promise.allSettled([...units.values()].map((unit) => unit.stop()))
-      listeners.length = 0
-      await rm(claimFile, { force: true })
-      const failed = ends.find((end) => end.status === 'rejected')
-      if (failed) throw failed.reason
+    close() {
+      closed ??= shutDown()
+      return closed
     },
   }
 }

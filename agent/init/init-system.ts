@@ -1,5 +1,5 @@
-import type { AppName, ReleaseId, ServiceName, Slot } from '../../shared/names.ts'
 import type { ServiceSpec } from '../../shared/manifest.ts'
+import type { AppName, ReleaseId, ServiceName, Slot } from '../../shared/names.ts'
 import type { ExitFact, LogLine } from '../../shared/wire.ts'
 
 /** Which place of which service: names one unit on every init system. */

@@ -21,8 +21,9 @@ export function factsOf(properties: Properties): UnitFacts {
   const pid = number(properties, 'MainPID')
   const state = stateOf(properties)
   const memory = properties.MemoryCurrent
-  // Given up, it has counted the respawn that the limit refused.
-  const restarts = number(properties, 'NRestarts')
+  // It counts a respawn before the limit refuses it: five starts and no more leave NRestarts at 5.
+  const refused = state === 'gave-up' ? 1 : 0
+  const restarts = Math.max(0, number(properties, 'NRestarts') - refused)
   return {
     state,
     pid: pid === 0 ? undefined : pid,

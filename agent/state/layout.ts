@@ -1,6 +1,6 @@
 import { join } from 'node:path'
-import type { AppName, ReleaseId, ServiceName, Sha256, Slot } from '../../shared/names.ts'
 import type { Mode } from '../../shared/manifest.ts'
+import type { AppName, ReleaseId, ServiceName, Sha256, Slot } from '../../shared/names.ts'
 
 export type Layout = ReturnType<typeof layoutAt>
 
@@ -33,7 +33,8 @@ export function layoutAt(root: string, etc: string) {
     releaseDir,
     treeDir: (app: AppName, id: ReleaseId) => join(releaseDir(app, id), 'tree'),
     manifestFile: (app: AppName, id: ReleaseId) => join(releaseDir(app, id), 'release.json'),
-    signatureFile: (app: AppName, id: ReleaseId, index: number) => join(releaseDir(app, id), 'signatures', `${index}.sig`),
+    signatureFile: (app: AppName, id: ReleaseId, index: number) =>
+      join(releaseDir(app, id), 'signatures', `${index}.sig`),
     currentLink: (app: AppName) => join(appDir(app), 'current'),
     sharedDir: (app: AppName) => join(appDir(app), 'shared'),
     sharedPath: (app: AppName, path: string) => join(appDir(app), 'shared', path),

@@ -49,8 +49,28 @@ export interface Ledger {
   setState(app: AppName, id: ReleaseId, state: ReleaseState): void
   /** Newest first, pruned ones left out. */
   releases(app: AppName): ReleaseRow[]
-  openDeploy(deploy: { app: AppName; kind: ChangeKind; who: string; key: string; from: ReleaseId | null; to: ReleaseId | null; at: string }): number
-  closeDeploy(id: number, end: { to: ReleaseId | null; result: 'done' | 'failed' | 'interrupted'; code: Code | null; seconds: number | null; gapMs: number | null; steps: StepLine[]; receipt: Receipt | null; at: string }): void
+  openDeploy(deploy: {
+    app: AppName
+    kind: ChangeKind
+    who: string
+    key: string
+    from: ReleaseId | null
+    to: ReleaseId | null
+    at: string
+  }): number
+  closeDeploy(
+    id: number,
+    end: {
+      to: ReleaseId | null
+      result: 'done' | 'failed' | 'interrupted'
+      code: Code | null
+      seconds: number | null
+      gapMs: number | null
+      steps: StepLine[]
+      receipt: Receipt | null
+      at: string
+    },
+  ): void
   /** Newest first. */
   deploys(app: AppName, limit: number): DeployEntry[]
   /** Changes that were open when the agent last stopped. */
@@ -78,7 +98,9 @@ export function openLedger(file: string): Ledger {
     again: db.prepare('DELETE FROM releases WHERE app = ? AND id = ?'),
     wasHealthy: db.prepare('SELECT once_healthy FROM releases WHERE app = ? AND id = ?'),
     keepHealthy: db.prepare('UPDATE releases SET once_healthy = ? WHERE app = ? AND id = ?'),
-    setState: db.prepare("UPDATE releases SET state = ?, once_healthy = max(once_healthy, ? = 'healthy') WHERE app = ? AND id = ?"),
+    setState: db.prepare(
+      "UPDATE releases SET state = ?, once_healthy = max(once_healthy, ? = 'healthy') WHERE app = ? AND id = ?",
+    ),
     releases: db.prepare("SELECT * FROM releases WHERE app = ? AND state <> 'pruned' ORDER BY seq DESC"),
     openDeploy: db.prepare(
       "INSERT INTO deploys (app, kind, who, key, from_release, to_release, result, started_at) VALUES (?, ?, ?, ?, ?, ?, 'running', ?)",
@@ -88,10 +110,14 @@ export function openLedger(file: string): Ledger {
     ),
     deploys: db.prepare('SELECT * FROM deploys WHERE app = ? ORDER BY id DESC LIMIT ?'),
     openDeploys: db.prepare("SELECT id, app FROM deploys WHERE result = 'running'"),
-    recordExit: db.prepare('INSERT INTO exits (app, service, release, at, code, signal, oom) VALUES (?, ?, ?, ?, ?, ?, ?)'),
+    recordExit: db.prepare(
+      'INSERT INTO exits (app, service, release, at, code, signal, oom) VALUES (?, ?, ?, ?, ?, ?, ?)',
+    ),
     lastExit: db.prepare('SELECT * FROM exits WHERE app = ? AND service = ? ORDER BY id DESC LIMIT 1'),
     exitsSince: db.prepare('SELECT count(*) AS n FROM exits WHERE app = ? AND service = ? AND at >= ?'),
-    setWanted: db.prepare('INSERT INTO apps (app, wanted) VALUES (?, ?) ON CONFLICT (app) DO UPDATE SET wanted = excluded.wanted'),
+    setWanted: db.prepare(
+      'INSERT INTO apps (app, wanted) VALUES (?, ?) ON CONFLICT (app) DO UPDATE SET wanted = excluded.wanted',
+    ),
     setBytes: db.prepare(
       'INSERT INTO apps (app, bytes_on_disk) VALUES (?, ?) ON CONFLICT (app) DO UPDATE SET bytes_on_disk = excluded.bytes_on_disk',
     ),
@@ -111,7 +137,17 @@ export function openLedger(file: string): Ledger {
     openDeploy: (d) => Number(sql.openDeploy.run(d.app, d.kind, d.who, d.key, d.from, d.to, d.at).lastInsertRowid),
     closeDeploy(id, end) {
       const receipt = end.receipt && JSON.stringify(end.receipt)
-      sql.closeDeploy.run(end.to, end.result, end.code, end.seconds, end.gapMs, JSON.stringify(end.steps), receipt, end.at, id)
+      sql.closeDeploy.run(
+        end.to,
+        end.result,
+        end.code,
+        end.seconds,
+        end.gapMs,
+        JSON.stringify(end.steps),
+        receipt,
+        end.at,
+        id,
+      )
     },
     deploys: (app, limit) => sql.deploys.all(app, limit).map(parseDeployRow),
     openDeploys: () => sql.openDeploys.all().map((row) => ({ id: Number(row.id), app: row.app as AppName })),
@@ -120,7 +156,12 @@ export function openLedger(file: string): Ledger {
     lastExit(app, service) {
       const row = sql.lastExit.get(app, service) as Row | undefined
       if (!row) return null
-      return { code: row.code as number | null, signal: row.signal as string | null, oom: row.oom === 1, at: String(row.at) }
+      return {
+        code: row.code as number | null,
+        signal: row.signal as string | null,
+        oom: row.oom === 1,
+        at: String(row.at),
+      }
     },
     exitsSince: (app, service, since) => Number((sql.exitsSince.get(app, service, since) as Row).n),
     setWanted: (app, id) => void sql.setWanted.run(app, id),
@@ -136,7 +177,8 @@ export function openLedger(file: string): Ledger {
 function migrate(db: DatabaseSync, file: string): void {
   const { user_version: found } = db.prepare('PRAGMA user_version').get() as { user_version: number }
   if (found === SCHEMA_VERSION) return
-  if (found > SCHEMA_VERSION) throw new Error(`open ${file}: written by a newer agent (schema ${found}); install that one`)
+  if (found > SCHEMA_VERSION)
+    throw new Error(`open ${file}: written by a newer agent (schema ${found}); install that one`)
   db.exec(`BEGIN; ${SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION}; COMMIT`)
 }
 

@@ -14,8 +14,8 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs'
-import { join } from 'node:path'
 import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import { setImmediate as breathe } from 'node:timers/promises'
 import { Failure, isErrno } from '../../shared/failure.ts'
 import { isFile, type Manifest, type Mode } from '../../shared/manifest.ts'
@@ -34,6 +34,14 @@ const FILES_PER_TURN = 200
 
 const MODE_BITS: Record<Mode, number> = { '0644': 0o444, '0755': 0o555 }
 const MODES = ['0644', '0755'] as const
+
+/** What every app has. Made one by one: a recursive mkdir would give the last one's mode to all above it. */
+export function makeAppDirs(layout: Layout, app: AppName): void {
+  mkdirSync(layout.appDir(app), { recursive: true, mode: 0o755 })
+  mkdirSync(layout.stagingDir(app), { recursive: true, mode: 0o700 })
+  mkdirSync(layout.envDir(app), { recursive: true, mode: 0o700 })
+  mkdirSync(layout.releasesDir(app), { recursive: true, mode: 0o755 })
+}
 
 /** Digest → the modes it is needed in. */
 export function modesOf(manifest: Manifest): Map<Sha256, Set<Mode>> {
@@ -71,9 +79,11 @@ export interface IncomingObject {
 export async function storeObject(layout: Layout, app: AppName, object: IncomingObject, mode: Mode): Promise<string> {
   const path = layout.object(app, object.sha256, mode)
   const temp = layout.incoming(app, `${object.sha256}.part`)
-  mkdirSync(layout.stagingDir(app), { recursive: true, mode: 0o700 })
   try {
-    const seen = object.size <= WHOLE_BYTES ? await writeSmall(temp, object.content, mode) : await writeLarge(temp, object.content, mode)
+    const seen =
+      object.size <= WHOLE_BYTES
+        ? await writeSmall(temp, object.content, mode)
+        : await writeLarge(temp, object.content, mode)
     if (seen !== object.sha256) {
       throw new Failure('object_mismatch', `store ${app}: object ${object.sha256} has the content of ${seen}`, {
         hint: 'it was changed or cut on the way; nothing of it was kept: push again',
@@ -110,7 +120,12 @@ async function writeLarge(temp: string, content: AsyncIterable<Uint8Array>, mode
 }
 
 /** Links the object to `path` in the mode it is needed in, copying it when only the other mode is here. */
-export function linkObject(layout: Layout, app: AppName, file: { sha256: Sha256; mode: Mode; size: number }, path: string): void {
+export function linkObject(
+  layout: Layout,
+  app: AppName,
+  file: { sha256: Sha256; mode: Mode; size: number },
+  path: string,
+): void {
   const object = layout.object(app, file.sha256, file.mode)
   try {
     linkSync(object, path)
@@ -122,7 +137,9 @@ export function linkObject(layout: Layout, app: AppName, file: { sha256: Sha256;
   }
   const other = layout.object(app, file.sha256, file.mode === '0755' ? '0644' : '0755')
   if (!existsSync(other)) {
-    throw new Failure('object_missing', `assemble ${app}: object ${file.sha256} is not here`, { hint: 'push again: what is missing is sent' })
+    throw new Failure('object_missing', `assemble ${app}: object ${file.sha256} is not here`, {
+      hint: 'push again: what is missing is sent',
+    })
   }
   const temp = layout.incoming(app, `${file.sha256}.part`)
   copyFileSync(other, temp)

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
-import { Failure, isErrno } from '../../shared/failure.ts'
 import { parseAllowedSigners, type Signer } from '../../shared/allowed-signers.ts'
+import { Failure, isErrno } from '../../shared/failure.ts'
 import { refuseWritableByOthers } from '../config.ts'
 import type { Layout } from './layout.ts'
 

@@ -1,4 +1,4 @@
-import { createHash, X509Certificate, webcrypto } from 'node:crypto'
+import { createHash, webcrypto, X509Certificate } from 'node:crypto'
 import { mkdirSync, readFileSync } from 'node:fs'
 import { Failure, isErrno } from '../../shared/failure.ts'
 import { writeWhole } from './disk.ts'
@@ -21,7 +21,10 @@ export function readTls(layout: Layout): TlsIdentity {
     return { key: readFileSync(layout.tlsKeyFile, 'utf8'), cert, pin: pinOf(new X509Certificate(cert)) }
   } catch (cause) {
     if (!isErrno(cause, 'ENOENT')) throw cause
-    throw new Failure('config_missing', `read ${layout.tlsDir}: the agent has no TLS key yet`, { hint: 'make one with: tarmac-agent init', cause })
+    throw new Failure('config_missing', `read ${layout.tlsDir}: the agent has no TLS key yet`, {
+      hint: 'make one with: tarmac-agent init',
+      cause,
+    })
   }
 }
 

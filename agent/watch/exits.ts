@@ -1,5 +1,5 @@
 import type { Agent } from '../agent.ts'
-import { currentRelease } from '../state/releases.ts'
+import { currentRelease } from '../state/release-store.ts'
 
 /** Writes each unasked exit into the ledger as init reports it: init itself forgets it at the next start. */
 export function watchExits({ init, ledger, layout, log, operations }: Agent): void {

@@ -4,11 +4,11 @@ import type { AppName, ReleaseId } from '../../shared/names.ts'
 import { version } from '../../shared/version.ts'
 import type { AgentStatus, AppStatus, ServiceState, ServiceStatus } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
-import { diskOf, diskState } from '../deploy/room.ts'
 import { previousGood } from '../deploy/retention.ts'
+import { diskOf, diskState } from '../deploy/room.ts'
 import { servicesOf } from '../deploy/unit.ts'
 import type { InstalledUnit, UnitFacts } from '../init/init-system.ts'
-import { appsOn, currentRelease, readRelease, releasesOn } from '../state/releases.ts'
+import { appsOn, currentRelease, readRelease, releasesOn } from '../state/release-store.ts'
 
 // A question, not a memory: the disk, init and the ledger are asked each time, and nothing is kept.
 
@@ -71,7 +71,8 @@ async function servicesStatus(
     servicesOf(manifest).map(async ([name, spec]) => {
       const units = about.installed.filter((unit) => unit.service === name && unit.release === about.shown)
       const all = await Promise.all(units.map(async (unit) => ({ unit, facts: await init.facts(unit) })))
-      const { unit, facts } = all.find(({ facts: { state } }) => state !== 'stopped' && state !== 'absent') ?? all[0] ?? {}
+      const { unit, facts } =
+        all.find(({ facts: { state } }) => state !== 'stopped' && state !== 'absent') ?? all[0] ?? {}
       const sinceSwitch = facts?.respawns ?? 0
       return {
         name,

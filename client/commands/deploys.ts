@@ -5,15 +5,26 @@ import { receiptLines } from '../follow.ts'
 import { askAll } from '../hosts.ts'
 import { cell } from '../print.ts'
 
-export async function deploys(context: Context, asked: string | undefined, { count }: { count: number }): Promise<number> {
+export async function deploys(
+  context: Context,
+  asked: string | undefined,
+  { count }: { count: number },
+): Promise<number> {
   const { print } = context
   const project = needProjectOrHost(context)
   const app = appOf(context, project)
   const hosts = targetHosts(context, project, 'read')
-  const answers = await askAll(context, { hosts, signing: await openSigning(context) }, (connection) => api.deploys(connection, app, count))
-  const chosen = answers.map(({ host, answer }) => ({ host, answer: asked === undefined ? answer : answer.filter(({ id }) => String(id) === asked) }))
+  const answers = await askAll(context, { hosts, signing: await openSigning(context) }, (connection) =>
+    api.deploys(connection, app, count),
+  )
+  const chosen = answers.map(({ host, answer }) => ({
+    host,
+    answer: asked === undefined ? answer : answer.filter(({ id }) => String(id) === asked),
+  }))
   if (asked !== undefined && chosen.every(({ answer }) => answer.length === 0)) {
-    throw new Failure('usage', `find deploy ${JSON.stringify(asked)}: it is not among the last ${count}`, { hint: 'look further back: -n 1000' })
+    throw new Failure('usage', `find deploy ${JSON.stringify(asked)}: it is not among the last ${count}`, {
+      hint: 'look further back: -n 1000',
+    })
   }
   if (print.json) {
     print.value({ hosts: chosen.map(({ host, answer }) => ({ name: host.name, deploys: answer })) })
@@ -28,13 +39,16 @@ export async function deploys(context: Context, asked: string | undefined, { cou
       cell(deploy.kind),
       cell(deploy.from),
       cell(deploy.to),
-      deploy.result === 'done' ? print.tone('good', 'done') : print.tone(deploy.result === 'running' ? 'warn' : 'bad', cell(deploy.code ?? deploy.result)),
+      deploy.result === 'done'
+        ? print.tone('good', 'done')
+        : print.tone(deploy.result === 'running' ? 'warn' : 'bad', cell(deploy.code ?? deploy.result)),
       deploy.seconds === null ? '-' : `${deploy.seconds.toFixed(1)} s`,
       deploy.gapMs === null ? '-' : `${deploy.gapMs} ms`,
     ]),
   )
   print.table(['host', 'nr', 'when', 'who', 'what', 'from', 'to', 'result', 'took', 'gap'], rows)
   if (asked === undefined) return 0
-  for (const { answer } of chosen) for (const { receipt } of answer) for (const text of receipt ? receiptLines(print, receipt) : []) print.line(text)
+  for (const { answer } of chosen)
+    for (const { receipt } of answer) for (const text of receipt ? receiptLines(print, receipt) : []) print.line(text)
   return 0
 }

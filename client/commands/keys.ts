@@ -1,6 +1,6 @@
 import { publicLineOf } from '../../shared/ssh-key.ts'
 import type { Context } from '../context.ts'
-import { chooseKey, findKeys } from '../keys.ts'
+import { chooseKey, findKeys } from '../ssh-keys.ts'
 
 /** Which key would sign, and the line that lets it in on a host. */
 export async function keys({ print, surroundings, options }: Context): Promise<number> {

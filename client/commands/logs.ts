@@ -28,7 +28,8 @@ export async function logs(context: Context, service: string | undefined, option
   await Promise.all(
     hosts.map((host) =>
       withConnection(context, host, signing, async (connection) => {
-        for await (const line of api.logs(connection, app, asked)) show(context, line, hosts.length > 1 ? host.name : undefined)
+        for await (const line of api.logs(connection, app, asked))
+          show(context, line, hosts.length > 1 ? host.name : undefined)
       }),
     ),
   )
@@ -46,5 +47,7 @@ function sinceTime(text: string, now: number): string {
   if (/^\d+(?:\.\d+)?(?:ms|s|m|h|d)$/.test(text)) return new Date(now - parseDurationMs(text, '--since')).toISOString()
   const at = new Date(text)
   if (!Number.isNaN(at.getTime())) return at.toISOString()
-  throw new Failure('usage', `--since ${JSON.stringify(text)}: is neither a time nor a duration`, { hint: 'for example --since 10m or --since 2026-11-22T23:00:00Z' })
+  throw new Failure('usage', `--since ${JSON.stringify(text)}: is neither a time nor a duration`, {
+    hint: 'for example --since 10m or --since 2026-11-22T23:00:00Z',
+  })
 }

@@ -9,7 +9,9 @@ export async function releases(context: Context): Promise<number> {
   const project = needProjectOrHost(context)
   const app = appOf(context, project)
   const hosts = targetHosts(context, project, 'read')
-  const answers = await askAll(context, { hosts, signing: await openSigning(context) }, (connection) => api.releases(connection, app))
+  const answers = await askAll(context, { hosts, signing: await openSigning(context) }, (connection) =>
+    api.releases(connection, app),
+  )
   if (print.json) {
     print.value({ hosts: answers.map(({ host, answer }) => ({ name: host.name, releases: answer })) })
     return 0
@@ -18,7 +20,11 @@ export async function releases(context: Context): Promise<number> {
     answer.map((release) => [
       host.name,
       release.current ? print.tone('strong', release.id) : release.id,
-      release.current ? print.tone('good', 'current') : release.state === 'healthy' ? 'good' : print.tone('warn', cell(release.state)),
+      release.current
+        ? print.tone('good', 'current')
+        : release.state === 'healthy'
+          ? 'good'
+          : print.tone('warn', cell(release.state)),
       cell(release.createdAt),
       cell(release.signers.join(', ')),
       prettyBytes(release.bytes),

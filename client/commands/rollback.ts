@@ -6,7 +6,11 @@ import { changeHosts, exitOf } from '../hosts.ts'
 import { summarise } from '../summary.ts'
 import { releases } from './releases.ts'
 
-export async function rollback(context: Context, asked: string | undefined, { list }: { list?: boolean }): Promise<number> {
+export async function rollback(
+  context: Context,
+  asked: string | undefined,
+  { list }: { list?: boolean },
+): Promise<number> {
   if (list) return releases(context)
   const project = needProjectOrHost(context)
   const app = appOf(context, project)
@@ -20,6 +24,10 @@ export async function rollback(context: Context, asked: string | undefined, { li
     context.print.note(`rollback ${app} on ${name}: ${before?.running ?? 'nothing running'} → ${target}`)
     return followChange(context, connection.host, api.rollback(connection, app, release))
   })
-  summarise(context.print, outcomes, (outcome) => `${app} runs ${outcome.release} again (was ${outcome.previous ?? 'nothing'})`)
+  summarise(
+    context.print,
+    outcomes,
+    (outcome) => `${app} runs ${outcome.release} again (was ${outcome.previous ?? 'nothing'})`,
+  )
   return exitOf(outcomes)
 }

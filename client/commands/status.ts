@@ -1,13 +1,13 @@
 import prettyBytes from 'pretty-bytes'
 import prettyMs from 'pretty-ms'
-import { Failure, FAILURES } from '../../shared/failure.ts'
+import { FAILURES, Failure } from '../../shared/failure.ts'
+import { parseAppName } from '../../shared/names.ts'
 import type { AgentStatus, AppStatus, ServiceState, ServiceStatus } from '../../shared/wire.ts'
 import * as api from '../api.ts'
 import type { Host } from '../config.ts'
 import { type Context, needProjectOrHost, openSigning, targetHosts } from '../context.ts'
 import { askHosts } from '../hosts.ts'
 import { cell, type Print } from '../print.ts'
-import { parseAppName } from '../../shared/names.ts'
 
 const WATCH_MS = 2_000
 const CLEAR_SCREEN = '\x1b[H\x1b[2J'
@@ -23,7 +23,12 @@ export async function status(context: Context, options: { watch?: boolean; check
   const hosts = targetHosts(context, project, 'read')
   const signing = await openSigning(context)
   // With --host alone all apps of the host are shown; a project asks for its own.
-  const app = context.options.app !== undefined ? parseAppName(context.options.app) : context.options.host?.length ? undefined : project?.app
+  const app =
+    context.options.app !== undefined
+      ? parseAppName(context.options.app)
+      : context.options.host?.length
+        ? undefined
+        : project?.app
   for (;;) {
     const answers = await askHosts(context, { hosts, signing }, (connection) => api.status(connection, app))
     if (options.watch && !print.json && process.stdout.isTTY) print.line(`${CLEAR_SCREEN}${new Date().toISOString()}`)
@@ -43,8 +48,13 @@ function exitOf(answers: HostAnswer[], check: boolean): number {
 function show(print: Print, answers: HostAnswer[]): void {
   if (print.json) return print.value({ hosts: answers.map(hostJson) })
   const rows = answers.flatMap((answer) => hostRows(print, answer))
-  print.table(['host', 'app', 'service', 'state', 'release', 'up', 'respawns', 'last exit', 'memory', 'port', 'disk'], rows)
-  for (const { host, text, hint } of answers.flatMap((answer) => problemsOf(answer).map((problem) => ({ host: answer.host.name, ...problem })))) {
+  print.table(
+    ['host', 'app', 'service', 'state', 'release', 'up', 'respawns', 'last exit', 'memory', 'port', 'disk'],
+    rows,
+  )
+  for (const { host, text, hint } of answers.flatMap((answer) =>
+    problemsOf(answer).map((problem) => ({ host: answer.host.name, ...problem })),
+  )) {
     print.note(`${print.tone('warn', '!')} ${host}: ${cell(text)}${hint === undefined ? '' : `\n  ${cell(hint)}`}`)
   }
 }
@@ -62,7 +72,8 @@ function hostRows(print: Print, { host, answer }: HostAnswer): string[][] {
   const disk = `${prettyBytes(answer.disk.freeBytes)} free, ${print.tone(answer.disk.state === 'ok' ? 'good' : 'bad', answer.disk.state)}`
   if (answer.apps.length === 0) return [[host.name, ...none, disk]]
   return answer.apps.flatMap((app) => {
-    if (app.services.length === 0) return [[host.name, app.app, '-', 'stopped', cell(app.wanted), ...none.slice(0, 5), disk]]
+    if (app.services.length === 0)
+      return [[host.name, app.app, '-', 'stopped', cell(app.wanted), ...none.slice(0, 5), disk]]
     return app.services.map((service) => [host.name, app.app, ...serviceCells(print, service), disk])
   })
 }
@@ -80,7 +91,14 @@ function serviceCells(print: Print, service: ServiceStatus): string[] {
   const { respawns, lastExit, since } = service
   const up = since === null ? '-' : prettyMs(Math.max(0, Date.now() - Date.parse(since)), { compact: true })
   const limit = `${respawns.sinceSwitch} of ${respawns.limit.attempts} in ${respawns.limit.withinSeconds} s`
-  const exit = lastExit === null ? '-' : lastExit.oom ? 'out of memory' : lastExit.signal === null ? `code ${lastExit.code}` : cell(lastExit.signal)
+  const exit =
+    lastExit === null
+      ? '-'
+      : lastExit.oom
+        ? 'out of memory'
+        : lastExit.signal === null
+          ? `code ${lastExit.code}`
+          : cell(lastExit.signal)
   return [
     cell(service.name),
     print.tone(TONES[service.state] ?? 'warn', cell(service.state)),
@@ -95,8 +113,16 @@ function serviceCells(print: Print, service: ServiceStatus): string[] {
 
 /** What a person should look at, and what to type. Nothing here means all is well. */
 function problemsOf({ answer }: HostAnswer): { text: string; hint?: string }[] {
-  if (answer instanceof Failure) return [{ text: answer.message, ...(answer.hint === undefined ? {} : { hint: answer.hint }) }]
-  const disk = answer.disk.state === 'ok' ? [] : [{ text: `disk ${answer.disk.state}: ${prettyBytes(answer.disk.freeBytes)} and ${answer.disk.freeInodes} inodes free at ${answer.disk.path}` }]
+  if (answer instanceof Failure)
+    return [{ text: answer.message, ...(answer.hint === undefined ? {} : { hint: answer.hint }) }]
+  const disk =
+    answer.disk.state === 'ok'
+      ? []
+      : [
+          {
+            text: `disk ${answer.disk.state}: ${prettyBytes(answer.disk.freeBytes)} and ${answer.disk.freeInodes} inodes free at ${answer.disk.path}`,
+          },
+        ]
   return [...disk, ...answer.apps.flatMap(appProblems)]
 }
 
@@ -105,7 +131,10 @@ function appProblems(app: AppStatus): { text: string; hint?: string }[] {
     .filter(({ state }) => state !== 'running')
     .map(({ name, state, release }) => ({
       text: `${app.app} ${name} is ${state}`,
-      hint: state === 'stopped' ? `start it: tarmac start --app ${app.app}` : `see why: tarmac logs ${name} --app ${app.app}${release === null ? '' : ` --release ${release}`}`,
+      hint:
+        state === 'stopped'
+          ? `start it: tarmac start --app ${app.app}`
+          : `see why: tarmac logs ${name} --app ${app.app}${release === null ? '' : ` --release ${release}`}`,
     }))
   if (app.wanted === app.running || sick.length > 0) return sick
   return [{ text: `${app.app} runs ${app.running ?? 'nothing'}, not the wanted ${app.wanted ?? 'nothing'}` }]

@@ -2,8 +2,8 @@ import { Failure } from '../../shared/failure.ts'
 import { hostsFrom, parsePin } from '../config.ts'
 import { openConnection } from '../connection.ts'
 import { type Context, openSigning } from '../context.ts'
+import { trustOnFirstUse } from '../first-use.ts'
 import { openPins } from '../pins.ts'
-import { trustOnFirstUse } from '../trust.ts'
 
 /** Connects, compares the agent's key with the pin given (or asks), and remembers it. */
 export async function trust(context: Context, url: string | undefined, { pin }: { pin?: string }): Promise<number> {
@@ -33,6 +33,10 @@ function list({ print, surroundings }: Context): number {
   const known = openPins(surroundings.configDir).all()
   if (print.json) print.value({ agents: known })
   else if (known.length === 0) print.note('no agent is trusted yet: tarmac trust URL --pin PIN')
-  else print.table(['agent', 'pin'], known.map(({ url, pin }) => [url, pin]))
+  else
+    print.table(
+      ['agent', 'pin'],
+      known.map(({ url, pin }) => [url, pin]),
+    )
   return 0
 }

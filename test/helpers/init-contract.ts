@@ -4,19 +4,20 @@ import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure } from '../../shared/failure.ts'
+import { crashTests } from './init-crash-tests.ts'
+import { logTests } from './init-log-tests.ts'
 import {
   addTrial,
   beginTrial,
   eventually,
   firstRelease,
-  freshApp,
   isAlive,
   linesOf,
-  logsOf,
   type MakeInit,
+  nonEmpty,
   otherUnit,
   secondRelease,
-  type Trial,
+  started,
 } from './init-trial.ts'
 
 // One suite for every init system: what agent/init/init-system.ts promises, tried on real processes.
@@ -26,6 +27,7 @@ const nastyEnv = {
   EMPTY: '',
   QUOTES: `"double" and 'single' and \`back\``,
   PERCENT: '50% %n %h %%',
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: what a shell or systemd would replace
   DOLLAR: '$HOME ${HOME} $$ $(id)',
   NEWLINE: 'one\ntwo\n\nthree\n',
   INJECTION: 'x"\nINJECTED="1\n[Service]\nExecStartPre=/bin/false',
@@ -106,9 +108,12 @@ function lifeTests(make: MakeInit): void {
     const trial = await beginTrial(t, make, { program: STAY })
     const { init, key, startsAtBoot } = trial
     await init.install(trial.unit)
+    assert.equal(await init.isEnabled(key), false)
     await init.enable(key)
+    assert.equal(await init.isEnabled(key), true)
     if (startsAtBoot !== undefined) assert.equal(await startsAtBoot(key), true)
     await init.disable(key)
+    assert.equal(await init.isEnabled(key), false)
     if (startsAtBoot !== undefined) assert.equal(await startsAtBoot(key), false)
     assert.equal((await init.facts(key)).state, 'stopped', 'neither starts it now')
   })
@@ -167,130 +172,6 @@ function processTests(make: MakeInit): void {
   })
 }
 
-function crashTests(make: MakeInit): void {
-  test('a process that ends at once is given up after the limit and starts no more', async (t) => {
-    const program = 'echo start >> "$OUT/starts"; exit 7'
-    const spec = { restart: { attempts: 5, withinMs: 30_000, delayMs: 50 } }
-    const trial = await beginTrial(t, make, { program, spec })
-    await started(trial)
-    const facts = await eventually('giving up', () => factsWhen(trial, 'gave-up'))
-    assert.equal(facts.pid, undefined)
-    assert.equal(facts.respawns, 4, 'five starts are four respawns')
-    assert.equal(facts.lastExit?.code, 7)
-    assert.equal(facts.lastExit?.signal, null)
-    assert.equal(facts.lastExit?.oom, false)
-    await sleep(1500)
-    assert.equal((await linesOf(trial, 'starts')).length, 5)
-    assert.equal((await trial.init.facts(trial.key)).state, 'gave-up')
-    assert.deepEqual(
-      trial.exits.map((exit) => exit.exit.code),
-      [7, 7, 7, 7, 7],
-      'each exit once',
-    )
-    assert.deepEqual(
-      trial.exits.map((exit) => exit.respawns),
-      [0, 1, 2, 3, 4],
-    )
-
-    await trial.init.install(trial.unit)
-    await trial.init.start(trial.key)
-    await eventually(
-      'a start after giving up',
-      async () => ((await linesOf(trial, 'starts')).length > 5 ? true : undefined),
-      1000,
-    )
-  })
-
-  test('a killed process comes back, and its exit is told within a second', async (t) => {
-    const trial = await beginTrial(t, make, { program: STAY })
-    await started(trial)
-    const { pid = 0 } = await trial.init.facts(trial.key)
-    const killedAt = Date.now()
-    process.kill(pid, 'SIGKILL')
-    const exit = await eventually('the exit', async () => trial.exits[0], 1000)
-    assert.ok(exit.seenAt - killedAt < 1000)
-    assert.deepEqual({ app: exit.app, service: exit.service, slot: exit.slot }, trial.key)
-    assert.equal(exit.exit.code, null)
-    assert.equal(exit.exit.signal, 'SIGKILL')
-    assert.ok(Math.abs(Date.parse(exit.exit.at) - killedAt) < 1000)
-    const facts = await eventually('another pid', async () => {
-      const now = await trial.init.facts(trial.key)
-      return now.state === 'running' && now.pid !== pid ? now : undefined
-    })
-    assert.equal(facts.respawns, 1)
-    assert.equal(trial.exits.length, 1)
-  })
-
-  test('a clean exit nobody asked for is respawned too', async (t) => {
-    const program = 'echo start >> "$OUT/starts"; [ -e "$OUT/once" ] && exec sleep 1000; touch "$OUT/once"; exit 0'
-    const trial = await beginTrial(t, make, { program })
-    await started(trial)
-    await eventually('two starts', async () => ((await linesOf(trial, 'starts')).length === 2 ? true : undefined))
-    await eventually('running', () => factsWhen(trial, 'running'))
-    assert.deepEqual(
-      trial.exits.map((exit) => exit.exit.code),
-      [0],
-    )
-  })
-}
-
-function logTests(make: MakeInit): void {
-  test('logs come by release and service, oldest first, also of the dead', async (t) => {
-    const program = 'echo "$NAME one"; echo "$NAME two" >&2; printf "\\033[31mred \\303\\274\\n"; exec sleep 1000'
-    const trial = await beginTrial(t, make, { program, env: { NAME: 'web-first' } })
-    await started(trial)
-    await eventually('three lines', async () => ((await logsOf(trial)).length >= 3 ? true : undefined))
-    await trial.init.stop(trial.key)
-    const next = await otherUnit(trial, {
-      slot: 'b',
-      release: secondRelease,
-      env: { ...trial.unit.env, NAME: 'web-second' },
-    })
-    await trial.init.install(next)
-    await trial.init.start(next)
-    const worker = await addTrial(t, trial, { app: trial.key.app, service: 'worker', program, env: { NAME: 'worker' } })
-    await started(worker)
-    await eventually('nine lines', async () => ((await logsOf(trial)).length >= 9 ? true : undefined))
-
-    const dead = await logsOf(trial, { service: trial.key.service, release: firstRelease })
-    assert.deepEqual(
-      dead.map((line) => line.message),
-      ['web-first one', 'web-first two', '\u001b[31mred ü'],
-    )
-    assert.ok(dead.every((line) => line.release === firstRelease && line.service === 'web'))
-    assert.ok(dead.every((line) => !Number.isNaN(Date.parse(line.at))))
-    const web = await logsOf(trial, { service: trial.key.service })
-    assert.equal(web.length, 6)
-    assert.equal(web[3]?.message, 'web-second one')
-    assert.equal((await logsOf(trial, { release: firstRelease })).length, 6, 'both services of one release')
-    const newest = await logsOf(trial, { service: trial.key.service, lines: 2 })
-    assert.deepEqual(
-      newest.map((line) => line.message),
-      ['web-second two', '\u001b[31mred ü'],
-    )
-    assert.deepEqual(await logsOf(trial, { since: new Date(Date.now() + 60_000).toISOString() }), [])
-    assert.deepEqual(await logsOf(trial, { app: freshApp() }), [])
-  })
-
-  test('following logs gives new lines as they come and ends with the signal', async (t) => {
-    const program = 'n=0; while [ $n -lt 100 ]; do n=$((n+1)); echo "line $n"; sleep 0.1; done; exec sleep 1000'
-    const trial = await beginTrial(t, make, { program })
-    await started(trial)
-    const controller = new AbortController()
-    const seen: string[] = []
-    const query = { app: trial.key.app, lines: 100, follow: true }
-    const deadline = setTimeout(() => controller.abort(), 10_000)
-    for await (const line of trial.init.logs(query, controller.signal)) {
-      if (seen.push(line.message) === 10) controller.abort()
-    }
-    clearTimeout(deadline)
-    assert.deepEqual(
-      seen.slice(0, 10),
-      Array.from({ length: 10 }, (_, index) => `line ${index + 1}`),
-    )
-  })
-}
-
 function fileTests(make: MakeInit): void {
   test('remove stops it and leaves no file', async (t) => {
     const trial = await beginTrial(t, make, { program: STAY })
@@ -309,12 +190,15 @@ function fileTests(make: MakeInit): void {
 
   test('installed lists the units of that app and of no app whose name begins alike', async (t) => {
     const trial = await beginTrial(t, make, { program: STAY })
-    const longer = await addTrial(t, trial, { app: `${trial.key.app}-admin`, program: STAY })
+    const longer = await addTrial(trial, { app: `${trial.key.app}-admin`, program: STAY })
     const inB = await otherUnit(trial, { slot: 'b' })
     for (const unit of [trial.unit, longer.unit, inB]) await trial.init.install(unit)
     const bySlot = (await trial.init.installed(trial.key.app)).sort((x, y) => x.slot.localeCompare(y.slot))
-    assert.deepEqual(bySlot, [trial.key, { ...trial.key, slot: 'b' }])
-    assert.deepEqual(await trial.init.installed(longer.key.app), [longer.key])
+    assert.deepEqual(bySlot, [
+      { ...trial.key, release: firstRelease },
+      { ...trial.key, slot: 'b', release: firstRelease },
+    ])
+    assert.deepEqual(await trial.init.installed(longer.key.app), [{ ...longer.key, release: firstRelease }])
   })
 
   test('writing one slot leaves the process in the other alone', async (t) => {
@@ -333,18 +217,3 @@ const SHOW = `const fs = require('node:fs')
 fs.appendFileSync(process.env.OUT + '/shown', JSON.stringify({ env: process.env, args: process.argv.slice(2) }) + '\\n')
 setInterval(() => {}, 1000)
 `
-
-async function started(trial: Trial): Promise<Trial> {
-  await trial.init.install(trial.unit)
-  await trial.init.start(trial.key)
-  return trial
-}
-
-async function factsWhen(trial: Trial, state: string) {
-  const facts = await trial.init.facts(trial.key)
-  return facts.state === state ? facts : undefined
-}
-
-function nonEmpty(lines: string[]): string[] | undefined {
-  return lines.length > 0 ? lines : undefined
-}

@@ -25,7 +25,12 @@ export interface InitUnderTest {
 
 export type MakeInit = (t: TestContext) => Promise<InitUnderTest>
 
-export interface Trial extends InitUnderTest {
+interface Prepared extends InitUnderTest {
+  /** Apps whose units go after the test. */
+  apps: AppName[]
+}
+
+export interface Trial extends Prepared {
   key: UnitKey
   unit: UnitSpec
   /** Every exit the init system reported since the trial began. */
@@ -62,18 +67,23 @@ export function freshApp(prefix = 'trial'): AppName {
 /** Makes an init system, an account and a release; nothing is installed yet. Everything is removed after the test. */
 export async function beginTrial(t: TestContext, make: MakeInit, options: TrialOptions): Promise<Trial> {
   const made = await make(t)
-  const trial = await addTrial(t, made, options)
+  const apps: AppName[] = []
+  t.after(async () => {
+    for (const app of apps) for (const key of await made.init.installed(app)) await made.init.remove(key)
+    await made.init.close()
+  })
+  const trial = await addTrial({ ...made, apps }, options)
   const { exits } = trial
   made.init.onExit((exit) => {
     if (exit.app === trial.key.app && exit.service === trial.key.service) exits.push({ ...exit, seenAt: Date.now() })
   })
-  t.after(() => made.init.close())
   return trial
 }
 
 /** Another service on an init system a test already has; its exits are not collected. */
-export async function addTrial(t: TestContext, made: InitUnderTest, options: TrialOptions): Promise<Trial> {
+export async function addTrial(made: Prepared, options: TrialOptions): Promise<Trial> {
   const app = options.app === undefined ? freshApp() : parseAppName(options.app)
+  made.apps.push(app)
   const key: UnitKey = { app, service: parseServiceName(options.service ?? 'web'), slot: 'a' }
   const layout = layoutAt(made.root, join(made.root, 'etc'))
   const account = await made.init.ensureAccount(app)
@@ -95,12 +105,7 @@ export async function addTrial(t: TestContext, made: InitUnderTest, options: Tri
     envFile: layout.slotEnv(app, key.service, key.slot),
     writableDirs: [out],
   }
-  t.after(() => removeUnits(made.init, app))
   return { ...made, key, unit, exits: [], out }
-}
-
-async function removeUnits(init: InitSystem, app: AppName): Promise<void> {
-  for (const key of await init.installed(app)) await init.remove(key)
 }
 
 /** The same service in the other slot, or of another release. */
@@ -145,4 +150,21 @@ export async function logsOf(trial: Trial, query: Partial<LogQuery> = {}): Promi
   const all = { app: trial.key.app, lines: 100, ...query }
   for await (const line of trial.init.logs(all, AbortSignal.timeout(10_000))) lines.push(line)
   return lines
+}
+
+/** Installed and started. */
+export async function started(trial: Trial): Promise<Trial> {
+  await trial.init.install(trial.unit)
+  await trial.init.start(trial.key)
+  return trial
+}
+
+/** The facts once they say so; for `eventually`. */
+export async function factsWhen(trial: Trial, state: string) {
+  const facts = await trial.init.facts(trial.key)
+  return facts.state === state ? facts : undefined
+}
+
+export function nonEmpty(lines: string[]): string[] | undefined {
+  return lines.length > 0 ? lines : undefined
 }

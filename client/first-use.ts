@@ -2,6 +2,7 @@ import { Failure } from '../shared/failure.ts'
 import type { Host } from './config.ts'
 import type { Context } from './context.ts'
 import { openPins } from './pins.ts'
+import { askConfirm } from './prompt.ts'
 
 /** Asks the person at the terminal, once per agent; never silently, and never where nobody can be asked. */
 export async function trustOnFirstUse(
@@ -20,13 +21,12 @@ export async function trustOnFirstUse(
       },
     )
   }
-  const { confirm, isCancel } = await import('@clack/prompts')
   print.note(
     `${host.url} shows the key\n  ${seen}\nIt is the right one if \`tarmac-agent init\` prints the same pin on the host.`,
   )
-  const answer = await confirm({ message: 'Trust it from now on?', initialValue: false, output: process.stderr })
-  if (isCancel(answer)) throw new Failure('cancelled', 'trust: cancelled')
-  if (answer !== true) throw new Failure('pin_unknown', `connect ${host.url}: the key ${seen} was not trusted`)
+  if (!(await askConfirm('Trust it from now on?'))) {
+    throw new Failure('pin_unknown', `connect ${host.url}: the key ${seen} was not trusted`)
+  }
   pins.trust(host.url, seen)
   return seen
 }

@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { basename } from 'node:path'
 import { Failure, isErrno } from '../../shared/failure.ts'
-import { parseManifest, type Manifest } from '../../shared/manifest.ts'
+import { type Manifest, parseManifest } from '../../shared/manifest.ts'
 import { type AppName, isReleaseId, parseAppName, type ReleaseId } from '../../shared/names.ts'
 import type { Layout } from './layout.ts'
 

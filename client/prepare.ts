@@ -1,0 +1,153 @@
+import { readFileSync, statSync } from 'node:fs'
+import { basename, dirname, join, resolve } from 'node:path'
+import prettyBytes from 'pretty-bytes'
+import { Failure, isErrno } from '../shared/failure.ts'
+import { type Manifest, manifestText, normaliseManifest, parseManifest, type Signed } from '../shared/manifest.ts'
+import { bundleSource } from './bundle-source.ts'
+import { type Context, openSigning, projectOf, type Signing } from './context.ts'
+import { startProgress } from './progress.ts'
+import { findProjectFile, PROJECT_FILE, type Project, parseProject, readProject } from './project.ts'
+import { runBuild, runProgram } from './run.ts'
+import type { Source } from './source.ts'
+import { treeSource } from './tree-source.ts'
+
+/** A release ready to travel: what was signed, who signed it, and where its contents are. */
+export interface Prepared {
+  signed: Signed
+  signatures: string[]
+  source: Source
+  project: Project | undefined
+  signing: Signing
+}
+
+/** Build, walk, hash, manifest, sign; or take all of that from a bundle packed before. Close the source when done. */
+export async function prepare(context: Context, path: string | undefined): Promise<Prepared> {
+  const kind = path === undefined ? 'directory' : kindOf(path)
+  if (kind === 'bundle' && path !== undefined) return preparedBundle(context, path)
+  const opened = kind === 'directory' ? await openDirectory(context, path) : await openArchive(context, path as string)
+  const { project, source } = opened
+  try {
+    for (const warning of source.warnings) context.print.warn(warning)
+    const signing = await openSigning(context)
+    const manifest = normaliseManifest({
+      format: 1,
+      ...project.head,
+      created: new Date().toISOString().replace(/\.\d+Z$/, 'Z'),
+      ...(await versionAndSource(context, project)),
+      files: source.entries,
+    } satisfies Manifest)
+    const text = manifestText(manifest)
+    const signed = parseManifest(text)
+    return { signed, signatures: [await signing.signRelease(text)], source, project, signing }
+  } catch (error) {
+    source.close()
+    throw error
+  }
+}
+
+async function preparedBundle(context: Context, path: string): Promise<Prepared> {
+  const source = await bundleSource(path)
+  if (!source.signed) throw new Failure('bundle_malformed', `read ${path}: no signed release.json in it`)
+  // Signed when it was packed; the key is needed for the connection alone.
+  return { ...source.signed, source, project: projectOf(context), signing: await openSigning(context) }
+}
+
+function kindOf(path: string): 'directory' | 'archive' | 'bundle' {
+  try {
+    if (statSync(path).isDirectory()) return 'directory'
+  } catch (cause) {
+    if (!isErrno(cause, 'ENOENT', 'ENOTDIR')) throw cause
+    throw new Failure('usage', `push ${JSON.stringify(path)}: there is no such file or directory`, { cause })
+  }
+  if (path.endsWith('.tarmac')) return 'bundle'
+  if (/\.(?:tar|tgz|tar\.gz|tar\.zst|tzst)$/.test(path)) return 'archive'
+  throw new Failure('usage', `push ${JSON.stringify(path)}: is none of a directory, a .tar.gz and a .tarmac bundle`)
+}
+
+async function openDirectory(
+  context: Context,
+  path: string | undefined,
+): Promise<{ project: Project; source: Source }> {
+  const { options, cwd, surroundings, print } = context
+  const file = options.config ?? (path === undefined ? undefined : projectFileIn(path)) ?? findProjectFile(cwd)
+  if (file === undefined) {
+    throw new Failure('config_missing', `find ${PROJECT_FILE}: there is none in ${path ?? cwd} or above it`, {
+      hint: 'make one: tarmac init',
+    })
+  }
+  const project = readProject(file)
+  const { command, include, exclude } = project.build
+  if (command !== undefined) {
+    print.note(`build  ${command}`)
+    await runBuild(command, { env: surroundings.env, cwd: project.dir, quiet: print.quiet })
+  }
+  const progress = startProgress(print, 'looking at the files')
+  try {
+    const source = await treeSource(resolve(path ?? project.dir), {
+      cacheDir: surroundings.cacheDir,
+      shared: project.head.shared,
+      ...(include === undefined ? {} : { include }),
+      ...(exclude === undefined ? {} : { exclude }),
+      onProgress: ({ files, totalFiles, bytes, totalBytes }) =>
+        progress.say(`hashing ${files} of ${totalFiles} files, ${prettyBytes(bytes)} of ${prettyBytes(totalBytes)}`),
+    })
+    return { project, source }
+  } finally {
+    progress.end()
+  }
+}
+
+function projectFileIn(dir: string): string | undefined {
+  const found = findProjectFile(dir)
+  return found !== undefined && dirname(found) === resolve(dir) ? found : undefined
+}
+
+async function openArchive(context: Context, path: string): Promise<{ project: Project; source: Source }> {
+  const progress = startProgress(context.print, `reading ${basename(path)}`)
+  try {
+    // Loaded only here: reading foreign archives is rare, and needs the whole of node-tar.
+    const { archiveSource } = await import('./archive-source.ts')
+    const source = await archiveSource(path, { tmpDir: context.surroundings.tmpDir })
+    const named = context.options.config === undefined ? undefined : readProject(context.options.config)
+    const inside =
+      source.projectToml === undefined
+        ? undefined
+        : parseProject(source.projectToml, { name: `${path}: ${PROJECT_FILE}`, dir: context.cwd })
+    const project = named ?? inside ?? projectOf(context)
+    if (project) return { project, source }
+    source.close()
+    throw new Failure('config_missing', `find ${PROJECT_FILE}: none in ${path}, here or above`, {
+      hint: 'name one: --config FILE',
+    })
+  } finally {
+    progress.end()
+  }
+}
+
+async function versionAndSource(
+  { surroundings }: Context,
+  project: Project,
+): Promise<Pick<Manifest, 'version' | 'source'>> {
+  const version = project.head.version ?? packageVersion(project.dir)
+  const git = (...args: string[]) =>
+    runProgram(['git', '-C', project.dir, ...args], { env: surroundings.env }).catch(() => undefined)
+  const commit = await git('rev-parse', 'HEAD')
+  const commitId = commit?.exit === 0 ? commit.stdout.trim() : ''
+  if (commitId === '') return version === undefined ? {} : { version }
+  const branch = (await git('symbolic-ref', '--short', '--quiet', 'HEAD'))?.stdout.trim() ?? ''
+  const changes = await git('status', '--porcelain', '--untracked-files=no')
+  return {
+    ...(version === undefined ? {} : { version }),
+    source: { commit: commitId, ...(branch === '' ? {} : { branch }), dirty: (changes?.stdout ?? '') !== '' },
+  }
+}
+
+function packageVersion(dir: string): string | undefined {
+  try {
+    const { version } = JSON.parse(readFileSync(join(dir, 'package.json'), 'utf8')) as { version?: unknown }
+    return typeof version === 'string' && version.length > 0 && version.length <= 200 ? version : undefined
+  } catch {
+    // No package.json, or a broken one: a release needs no version.
+    return undefined
+  }
+}

@@ -1,0 +1,48 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { isErrno } from '../shared/failure.ts'
+import type { Entry } from '../shared/manifest.ts'
+import { type HashProgress, hashTree, openHashCache } from './hash-cache.ts'
+import { type Choice, PROJECT_FILE } from './ignore.ts'
+import { fileBytes, type Source, unreadable, wantedObjects } from './source.ts'
+import { walk } from './walk.ts'
+
+export interface TreeOptions extends Choice {
+  /** Where digests are remembered between pushes; usually `$XDG_CACHE_HOME/tarmac`. */
+  cacheDir: string
+  onProgress?: ((progress: HashProgress) => void) | undefined
+}
+
+/** A directory as a source: walked and hashed now, read again when its objects are wanted. Throws `source_invalid`. */
+export async function treeSource(dir: string, options: TreeOptions): Promise<Source> {
+  const { cacheDir, onProgress, ...choice } = options
+  const walked = walk(dir, choice)
+  const files = walked.entries.filter((entry) => entry.kind === 'file')
+  const cache = openHashCache(cacheDir, dir)
+  const digests = await hashTree({ root: dir, files, cache, onProgress })
+  cache.save()
+  const entries: Entry[] = walked.entries.map((entry) => {
+    if (entry.kind === 'dir') return { path: entry.path, dir: true }
+    if (entry.kind === 'link') return { path: entry.path, link: entry.link }
+    const digest = digests.get(entry.path)
+    if (digest === undefined) throw new Error(`${entry.path} was walked and not hashed`)
+    return { path: entry.path, mode: entry.mode, size: entry.size, sha256: digest }
+  })
+  const projectToml = textAt(join(dir, PROJECT_FILE))
+  return {
+    entries,
+    warnings: walked.warnings,
+    ...(projectToml === undefined ? {} : { projectToml }),
+    objects: (wanted) => wantedObjects(entries, wanted, ({ path }, scratch) => fileBytes(join(dir, path), scratch)),
+    close: () => {},
+  }
+}
+
+function textAt(file: string): string | undefined {
+  try {
+    return readFileSync(file, 'utf8')
+  } catch (cause) {
+    if (isErrno(cause, 'ENOENT')) return undefined
+    throw unreadable(file, cause)
+  }
+}
