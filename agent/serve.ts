@@ -1,4 +1,5 @@
-import { mkdirSync } from 'node:fs'
+import { mkdirSync, statSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { Failure } from '../shared/failure.ts'
 import { version } from '../shared/version.ts'
 import type { Agent } from './agent.ts'
@@ -20,6 +21,7 @@ export async function serve(overrides: Overrides): Promise<void> {
   const config = readConfig(overrides)
   const tls = readTls(config.layout)
   const signers = readSigners(config.layout)
+  refuseClosedRoot(config)
   const log = createLog()
   mkdirSync(config.layout.appsDir, { recursive: true, mode: 0o755 })
   const ledger = openLedger(config.layout.ledgerFile)
@@ -51,6 +53,27 @@ export async function serve(overrides: Overrides): Promise<void> {
   await agent.init.close()
   ledger.close()
   log.info('stopped')
+}
+
+/**
+ * As root each app runs as its own user, who must get to its release. A directory on the way that is closed to others
+ * shows as a program that "cannot be found", which nobody would understand.
+ */
+function refuseClosedRoot({ layout }: Config): void {
+  if (process.getuid?.() !== 0) return
+  for (let dir = layout.root; ; dir = dirname(dir)) {
+    const { mode } = statSync(dir)
+    if ((mode & 0o001) === 0) {
+      throw new Failure(
+        'config_invalid',
+        `run ${layout.root}: ${dir} is closed to other users (mode ${(mode & 0o777).toString(8)}), and apps run as users of their own`,
+        {
+          hint: `chmod o+x ${dir}, or choose a root elsewhere`,
+        },
+      )
+    }
+    if (dirname(dir) === dir) return
+  }
 }
 
 async function initSystem(config: Config, log: Log): Promise<InitSystem> {

@@ -73,7 +73,8 @@ export function listSigners(options: { root?: string; json?: boolean }): void {
       validAfter: validAfter?.toISOString() ?? null,
       validBefore: validBefore?.toISOString() ?? null,
     }))
-    return print.line(JSON.stringify({ signers: list }))
+    print.line(JSON.stringify({ signers: list }))
+    return
   }
   for (const { principal, key, validBefore } of signers) {
     const until = validBefore === undefined ? '' : `  until ${validBefore.toISOString()}`

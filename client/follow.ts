@@ -99,9 +99,8 @@ function stepText(print: Print, line: StepLine): string {
 
 /** One screen: what failed and how, what it said last, what runs now, what was undone, what to type next. */
 function showFailed(print: Print, line: FailedLine): void {
-  const { receipt } = line
-  print.note(`  ${print.tone('bad', '✗')} ${printable(line.message)}`)
-  for (const text of receiptLines(print, receipt)) print.note(text)
+  for (const text of receiptLines(print, line.receipt)) print.note(text)
+  if (line.hint !== undefined && line.receipt.next.length === 0) print.note(`hint        ${printable(line.hint)}`)
 }
 
 export function receiptLines(print: Print, receipt: Receipt): string[] {
@@ -123,7 +122,7 @@ export function receiptLines(print: Print, receipt: Receipt): string[] {
   const running = receipt.running === null ? print.tone('bad', 'nothing') : print.tone('strong', receipt.running)
   return [
     '',
-    `failed      ${receipt.release ?? '-'} in ${receipt.phase}${receipt.service === null ? '' : ` of ${receipt.service}`}`,
+    `${print.tone('bad', 'failed')}      ${receipt.release ?? '-'} in ${receipt.phase}: ${printableLine(receipt.reason)}`,
     ...how,
     ...respawns,
     ...output,

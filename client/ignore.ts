@@ -7,12 +7,16 @@ import ignore, { type Ignore } from 'ignore'
 export const IGNORE_FILE = '.tarmacignore'
 export const PROJECT_FILE = 'tarmac.toml'
 
-/** Comes before any .tarmacignore, so that `!.env.example` can take one back. */
-const DEFAULTS = ['.git', '.env*', IGNORE_FILE, `/${PROJECT_FILE}`, '/*.tarmac']
+/** Never in a release: history, and what is meant for this tool alone. */
+const ALWAYS = ['.git', IGNORE_FILE, `/${PROJECT_FILE}`]
+/** Bundles that lie where `tarmac pack` put them. A line of a .tarmacignore can take them back. */
+const USUALLY = ['/*.tarmac']
+/** Secrets, as a rule. Only a line that says `.env` itself, as `!.env.example`, takes one back: `!*` meant other things. */
+const SECRETS = ['.env*']
 
 /** Of tarmac.toml: `[build] include` and `exclude` in gitignore's syntax, `shared` as plain paths. */
 export interface Choice {
-  /** Only what matches is taken. */
+  /** Only what matches is taken; a directory with all that is in it, so take away from that with `exclude`, not with `!`. */
   include?: string[]
   /** Taken away, whatever a .tarmacignore says. */
   exclude?: string[]
@@ -31,19 +35,23 @@ export interface Rules {
 }
 
 export function rulesOf(choice: Choice): Rules {
-  const lastPatterns = [...(choice.exclude ?? []), ...(choice.shared ?? []).map((path) => `/${literal(path)}`)]
-  const last = lastPatterns.length === 0 ? undefined : rules(lastPatterns)
+  const shared = (choice.shared ?? []).map((path) => `/${literal(path)}`)
+  const always = rules([...(choice.exclude ?? []), ...ALWAYS, ...shared])
   const include = choice.include === undefined ? undefined : rules(choice.include)
   const includes: Rules['includes'] = (path, isDirectory) => include?.ignores(asked(path, isDirectory)) ?? true
-  const under = (ignored: Ignore): Rules => ({
+  const under = (usual: Ignore, secrets: Ignore): Rules => ({
     allows: (path, isDirectory) => {
       const name = asked(path, isDirectory)
-      return !last?.ignores(name) && !ignored.ignores(name)
+      return !usual.ignores(name) && !always.ignores(name) && !secrets.ignores(name)
     },
     includes,
-    with: (dir, ignoreFile) => under(rules(ignored).add(linesFor(dir, ignoreFile))),
+    with: (dir, ignoreFile) => {
+      const lines = linesFor(dir, ignoreFile)
+      const aboutSecrets = lines.filter((line) => line.startsWith('!') && line.includes('.env'))
+      return under(rules(usual).add(lines.join('\n')), rules(secrets).add(aboutSecrets.join('\n')))
+    },
   })
-  return under(rules(DEFAULTS))
+  return under(rules(USUALLY), rules(SECRETS))
 }
 
 /** Names on Linux differ by case, and so do git's patterns there; the package's default is the other way. */
@@ -60,11 +68,11 @@ function asked(path: string, isDirectory: boolean): string {
  * A deeper file's lines, said from the top: `x` in `a/b` is `/a/b/**` + `/x`, `/x` and `x/y` are `/a/b/x` and `/a/b/x/y`.
  * One list for the whole tree gives git's order of precedence without asking several lists who decides.
  */
-function linesFor(dir: string, ignoreFile: string): string {
-  if (dir === '') return ignoreFile
+function linesFor(dir: string, ignoreFile: string): string[] {
   const prefix = `/${literal(dir)}/`
   const lines = ignoreFile.replace(/^\uFEFF/, '').split(/\r?\n/)
-  const moved = lines.flatMap((line) => {
+  if (dir === '') return lines
+  return lines.flatMap((line) => {
     if (line.startsWith('#')) return []
     const negative = line.startsWith('!')
     // Blanks at the end do not count, unless escaped.
@@ -73,7 +81,6 @@ function linesFor(dir: string, ignoreFile: string): string {
     const anchored = pattern.slice(0, -1).includes('/')
     return [`${negative ? '!' : ''}${prefix}${anchored ? pattern.replace(/^\//, '') : `**/${pattern}`}`]
   })
-  return moved.join('\n')
 }
 
 function literal(path: string): string {

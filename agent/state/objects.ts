@@ -132,7 +132,10 @@ export function linkObject(
     return
   } catch (error) {
     // ext4 stops at 65,000 links to one inode: from there on a release has a copy of its own.
-    if (isErrno(error, 'EMLINK')) return copyFileSync(object, path)
+    if (isErrno(error, 'EMLINK')) {
+      copyFileSync(object, path)
+      return
+    }
     if (!isErrno(error, 'ENOENT')) throw error
   }
   const other = layout.object(app, file.sha256, file.mode === '0755' ? '0644' : '0755')

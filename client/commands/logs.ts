@@ -37,7 +37,10 @@ export async function logs(context: Context, service: string | undefined, option
 }
 
 function show({ print }: Context, line: LogLine, host: string | undefined): void {
-  if (print.json) return print.value({ ...(host === undefined ? {} : { host }), ...line })
+  if (print.json) {
+    print.value({ ...(host === undefined ? {} : { host }), ...line })
+    return
+  }
   const head = [line.at, host, line.service].filter((part) => part !== undefined).join(' ')
   print.line(`${print.tone('dim', printableLine(head))} ${printableLine(line.message)}`)
 }

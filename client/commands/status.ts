@@ -46,7 +46,10 @@ function exitOf(answers: HostAnswer[], check: boolean): number {
 }
 
 function show(print: Print, answers: HostAnswer[]): void {
-  if (print.json) return print.value({ hosts: answers.map(hostJson) })
+  if (print.json) {
+    print.value({ hosts: answers.map(hostJson) })
+    return
+  }
   const rows = answers.flatMap((answer) => hostRows(print, answer))
   print.table(
     ['host', 'app', 'service', 'state', 'release', 'up', 'respawns', 'last exit', 'memory', 'port', 'disk'],

@@ -100,7 +100,7 @@ describe('refused: text that says what another text says too', () => {
     '__proto__ as a service': text.replace('"web":', '"__proto__":{},"web":'),
     '__proto__ in a file': text.replace('"path":"a"', '"__proto__":{"x":1},"path":"a"'),
     '__proto__ at the top': text.replace('{"format"', '{"__proto__":{},"format"'),
-    'undefined values': text.replace('"app"', '"version":null,"app"'),
+    'null for what is absent': text.replace('"app"', '"version":null,"app"'),
   }
   for (const [what, other] of Object.entries(others)) {
     test(what, () => {
@@ -253,7 +253,7 @@ describe('paths', () => {
     '\ud800',
     'x'.repeat(256),
     'é'.repeat(128),
-    'd/'.repeat(512) + 'x',
+    `${'d/'.repeat(512)}x`,
     'p/'.repeat(1e6),
   ]
   for (const path of hostile) {

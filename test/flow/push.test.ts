@@ -1,0 +1,89 @@
+import assert from 'node:assert/strict'
+import { readdirSync, readlinkSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { makeWorld } from '../helpers/world.ts'
+
+test('a first push serves, a second of the same tree changes nothing, and --force makes a new release', async (t) => {
+  const world = await makeWorld(t)
+  assert.equal(await world.get(), undefined)
+  const first = await world.tarmac('push', '--json')
+  assert.equal(first.exit, 0, first.stderr)
+  assert.equal(await world.get(), '1')
+  const current = () => readlinkSync(join(world.root, 'apps/shop/current'))
+  const before = current()
+  const again = await world.tarmac('push')
+  assert.equal(again.exit, 0)
+  assert.match(again.stdout, /already running/)
+  assert.equal(current(), before)
+  await new Promise((resolve) => setTimeout(resolve, 1000))
+  const forced = await world.tarmac('push', '--force', '--json')
+  const summary = JSON.parse(forced.stdout.trim().split('\n').at(-1) ?? '')
+  assert.deepEqual([summary.exit, summary.objectsSent], [0, 0])
+  assert.notEqual(current(), before)
+})
+
+test('a push with five changed files sends five objects', async (t) => {
+  const world = await makeWorld(t)
+  const names = Array.from({ length: 40 }, (_, index) => `lib/file-${index}.txt`)
+  world.write(Object.fromEntries(names.map((name) => [name, `${name} as it was`])))
+  assert.equal((await world.tarmac('push')).exit, 0)
+  world.write(Object.fromEntries(names.slice(0, 5).map((name) => [name, `${name} changed`])))
+  const { exit, stdout } = await world.tarmac('push', '--json')
+  const summary = JSON.parse(stdout.trim().split('\n').at(-1) ?? '')
+  assert.equal(exit, 0)
+  assert.equal(summary.objectsSent, 5)
+  assert.equal(summary.objectsReused, 36)
+})
+
+test('a release that dies at its start is given up, the push exits 7, and the one before answers again', async (t) => {
+  const world = await makeWorld(t)
+  await world.tarmac('push')
+  assert.equal(await world.get(), '1')
+  const before = readlinkSync(join(world.root, 'apps/shop/current'))
+  world.version('2', { broken: 3 })
+  const { exit, stdout } = await world.tarmac('push', '--json')
+  assert.equal(exit, 7)
+  const lines = stdout
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line))
+  const failed = lines.find(({ step }) => step === 'failed')
+  assert.equal(failed.code, 'deploy_rolled_back')
+  assert.equal(failed.receipt.exit.code, 3)
+  assert.ok(failed.receipt.output.includes('version 2 is broken'))
+  assert.equal(`releases/${failed.receipt.running}`, before)
+  assert.equal(await world.get(), '1')
+  assert.equal(readlinkSync(join(world.root, 'apps/shop/current')), before)
+  world.version('3')
+  assert.equal((await world.tarmac('push')).exit, 0)
+  assert.equal(await world.get(), '3')
+})
+
+test('a first release that dies at its start exits 8, and says that nothing serves', async (t) => {
+  const world = await makeWorld(t)
+  world.version('1', { broken: 1 })
+  const { exit, stderr } = await world.tarmac('push')
+  assert.equal(exit, 8)
+  assert.match(stderr, /runs now {4}nothing/)
+  assert.equal((await world.tarmac('status', '--check')).exit, 10)
+})
+
+test('a client that hangs up in the middle does not stop the deploy', async (t) => {
+  const world = await makeWorld(t)
+  await world.tarmac('push')
+  world.version('2')
+  const push = world.tarmacBegin('push', '--json')
+  for (;;) {
+    if (world.agentLog().split('"change begins"').length > 2) break
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+  push.kill('SIGKILL')
+  await push.ended
+  for (let tries = 0; tries < 100 && (await world.get()) !== '2'; tries++)
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  assert.equal(await world.get(), '2')
+  const { stdout } = await world.tarmac('deploys', '--json')
+  assert.equal(JSON.parse(stdout).hosts[0].deploys[0].result, 'done')
+  assert.deepEqual(readdirSync(join(world.root, 'apps/shop/staging')), [])
+})

@@ -1,0 +1,224 @@
+import { spawn } from 'node:child_process'
+import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { TestContext } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+// A person with a key and a project, and a host with an agent, as real processes: what the flow tests are played with.
+
+const checkout = join(import.meta.dirname, '..', '..')
+/** Generous where success is expected: a loaded machine is no failure. */
+const START_TIMEOUT_MS = 20_000
+
+export interface Ran {
+  exit: number | null
+  stdout: string
+  stderr: string
+}
+
+export interface Running {
+  pid: number
+  /** Resolves when it has ended. */
+  ended: Promise<Ran>
+  kill(signal: NodeJS.Signals): void
+}
+
+export interface World {
+  dir: string
+  /** The agent's --root. */
+  root: string
+  /** The project's directory, with a tarmac.toml that names this agent. */
+  project: string
+  url: string
+  pin: string
+  /** Where the app listens. */
+  port: number
+  /** The public key line of the person. */
+  publicKey: string
+  keyFile: string
+  /** Types a client command in the project. */
+  tarmac(...argv: string[]): Promise<Ran>
+  /** The same, not waited for. */
+  tarmacBegin(...argv: string[]): Running
+  agentCommand(...argv: string[]): Promise<Ran>
+  startAgent(...argv: string[]): Promise<void>
+  /** SIGTERM by default; waits for the end. */
+  stopAgent(signal?: NodeJS.Signals): Promise<void>
+  agentLog(): string
+  /** GET on the app's port; undefined when nobody answers. */
+  get(path?: string): Promise<string | undefined>
+  /** Writes files of the project. */
+  write(files: Record<string, string>): void
+  /** The project becomes an app of this version; `broken` ones end at once with that exit code. */
+  version(version: string, options?: { broken?: number }): void
+}
+
+/** `trusted: false` leaves the signers and the pin to the test; `started: false` the start of the agent. */
+export async function makeWorld(
+  t: TestContext,
+  options: { trusted?: boolean; started?: boolean; toml?: string } = {},
+): Promise<World> {
+  const dir = mkdtempSync(join(tmpdir(), 'tarmac-test-'))
+  // As root the app runs as its own user, who must get to it.
+  chmodSync(dir, 0o711)
+  const home = join(dir, 'home')
+  const project = join(dir, 'project')
+  const root = join(dir, 'root')
+  for (const path of [join(home, '.ssh'), project]) mkdirSync(path, { recursive: true })
+  const env = { PATH: process.env.PATH ?? '', HOME: home, LANG: 'C.UTF-8' }
+  const port = await freePort()
+  const agentPort = await freePort()
+  const url = `https://127.0.0.1:${agentPort}`
+  const keyFile = join(home, '.ssh', 'id_ed25519')
+  let agent: Running | undefined
+  let log = ''
+  const begin = (program: string, argv: string[]) =>
+    beginNode([join(checkout, program), ...argv], { env, cwd: project })
+  const world: World = {
+    dir,
+    root,
+    project,
+    url,
+    pin: '',
+    port,
+    publicKey: '',
+    keyFile,
+    tarmac: (...argv) => begin('client/main.ts', argv).ended,
+    tarmacBegin: (...argv) => begin('client/main.ts', argv),
+    agentCommand: (...argv) => begin('agent/main.ts', [...argv, '--root', root]).ended,
+    async startAgent(...argv) {
+      const started = begin('agent/main.ts', ['run', '--root', root, '--init', 'embedded', ...argv])
+      agent = started
+      log = ''
+      started.onOutput((text) => {
+        log += text
+      })
+      const ended = started.ended.then(({ exit, stderr }) => {
+        throw new Error(`the agent ended with ${exit}: ${stderr}`)
+      })
+      ended.catch(() => {})
+      const deadline = Date.now() + START_TIMEOUT_MS
+      const listening = async () => {
+        while (!log.includes('"listening"')) {
+          if (Date.now() > deadline) throw new Error(`the agent did not start: ${log}`)
+          await sleep(20)
+        }
+      }
+      await Promise.race([listening(), ended])
+    },
+    async stopAgent(signal = 'SIGTERM') {
+      agent?.kill(signal)
+      await agent?.ended
+      agent = undefined
+    },
+    agentLog: () => log,
+    async get(path = '/') {
+      try {
+        return (await (await fetch(`http://127.0.0.1:${port}${path}`)).text()).trim()
+      } catch {
+        return undefined
+      }
+    },
+    write(files) {
+      for (const [name, text] of Object.entries(files)) {
+        mkdirSync(join(project, name, '..'), { recursive: true })
+        writeFileSync(join(project, name), text)
+      }
+    },
+    version(version, { broken } = {}) {
+      const server = `require('node:http').createServer((q, r) => r.end(${JSON.stringify(version)})).listen(process.env.PORT, () => console.log('version ${version} listens'))\n`
+      const crash = `console.error('version ${version} is broken'); process.exit(${broken})\n`
+      world.write({ 'server.js': broken === undefined ? server : crash })
+    },
+  }
+  t.after(async () => {
+    await world.stopAgent()
+    rmSync(dir, { recursive: true, force: true })
+  })
+  await finished(spawn('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-C', 'ann', '-f', keyFile]))
+  const made = await world.agentCommand('init', '--listen', `127.0.0.1:${agentPort}`)
+  world.pin = /^pin (\S+)$/m.exec(made.stdout)?.[1] ?? ''
+  world.publicKey = readFileSync(`${keyFile}.pub`, 'utf8').trim()
+  world.write({ 'tarmac.toml': options.toml ?? projectText(port, url) })
+  world.version('1')
+  if (options.trusted === false) return world
+  await world.agentCommand('signers', 'add', 'ann', world.publicKey)
+  mkdirSync(join(home, '.config', 'tarmac'), { recursive: true })
+  writeFileSync(join(home, '.config', 'tarmac', 'known_agents'), `${url} ${world.pin}\n`)
+  if (options.started !== false) await world.startAgent()
+  return world
+}
+
+/** Respawn limits short enough for a test, and a gate that needs no second. */
+export function projectText(port: number, url: string): string {
+  return `app = "shop"
+[services.web]
+command = "node server.js"
+port = ${port}
+[services.web.health]
+path = "/"
+interval = "100ms"
+timeout = "20s"
+[restart]
+attempts = 3
+within = "20s"
+delay = "100ms"
+[environments.test]
+hosts = ["${url}"]
+`
+}
+
+export function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer().on('error', reject)
+    server.listen(0, '127.0.0.1', () => {
+      const address = server.address()
+      server.close(() =>
+        typeof address === 'object' && address !== null ? resolve(address.port) : reject(new Error('no port')),
+      )
+    })
+  })
+}
+
+/** Copies a tree and removes it with the test. */
+export function copyOf(t: TestContext, from: string): string {
+  const dir = mkdtempSync(join(tmpdir(), 'tarmac-copy-'))
+  t.after(() => rmSync(dir, { recursive: true, force: true }))
+  if (existsSync(from)) cpSync(from, dir, { recursive: true })
+  return dir
+}
+
+function beginNode(
+  argv: string[],
+  options: { env: NodeJS.ProcessEnv; cwd: string },
+): Running & { onOutput(listener: (text: string) => void): void } {
+  const child = spawn(process.execPath, argv, { ...options, stdio: ['ignore', 'pipe', 'pipe'] })
+  const ran: Ran = { exit: null, stdout: '', stderr: '' }
+  const listeners: ((text: string) => void)[] = []
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    ran.stdout += text
+    for (const listener of listeners) listener(text)
+  })
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    ran.stderr += text
+  })
+  const ended = new Promise<Ran>((resolve, reject) => {
+    child.on('error', reject)
+    child.on('close', (exit) => resolve({ ...ran, exit }))
+  })
+  return {
+    pid: child.pid ?? 0,
+    ended,
+    kill: (signal) => void child.kill(signal),
+    onOutput: (listener) => void listeners.push(listener),
+  }
+}
+
+function finished(child: ReturnType<typeof spawn>): Promise<void> {
+  return new Promise((resolve, reject) => {
+    child.on('error', reject)
+    child.on('close', (code) => (code === 0 ? resolve() : reject(new Error(`exited ${code}`))))
+  })
+}
