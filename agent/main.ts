@@ -27,8 +27,9 @@ program
   .option('--listen <host:port>', 'instead of the address in agent.toml')
   .option('--init <name>', 'systemd, upstart or embedded; found out when not given')
   .action(async (options: { root?: string; listen?: string; init?: string }) => {
-    const stopped = await (await import('./serve.ts')).serve(options)
-    await stopped
+    await (await import('./serve.ts')).serve(options)
+    // A change that outlasted the wait would keep the process, with its ledger closed; the next start settles it.
+    process.exit(0)
   })
 
 const signers = program.command('signers').description('the people whose keys are let in')
@@ -57,12 +58,15 @@ signers
 // Directories must let the apps' users through and objects be readable to them, whatever the caller's umask.
 process.umask(0o022)
 
-try {
-  await program.parseAsync()
-  process.exitCode = 0
-} catch (error) {
-  process.exitCode = exitCodeOf(error)
-}
+// No await at the top: the bundle is CommonJS, which has none.
+void program.parseAsync().then(
+  () => {
+    process.exitCode = 0
+  },
+  (error: unknown) => {
+    process.exitCode = exitCodeOf(error)
+  },
+)
 
 function exitCodeOf(error: unknown): number {
   // commander has printed its own message; help and version are no failures.

@@ -24,7 +24,7 @@ export async function serve(overrides: Overrides): Promise<void> {
   refuseClosedRoot(config)
   const log = createLog()
   mkdirSync(config.layout.appsDir, { recursive: true, mode: 0o755 })
-  const ledger = openLedger(config.layout.ledgerFile)
+  const ledger = openLedger(config.layout.ledgerFile, (what, err) => log.error({ what, err }, 'not in the ledger'))
   const agent: Agent = Object.freeze({
     config,
     layout: config.layout,

@@ -25,8 +25,9 @@ export async function initHost(options: { root?: string; listen?: string }): Pro
       cause,
     })
   }
-  if (!existsSync(layout.configFile) || options.listen !== undefined) {
-    await writeWhole(layout.configFile, configText(options.listen ?? DEFAULTS.listen), { mode: 0o644 })
+  const config = existsSync(layout.configFile) ? readFileSync(layout.configFile, 'utf8') : undefined
+  if (config === undefined || options.listen !== undefined) {
+    await writeWhole(layout.configFile, configText(config, options.listen ?? DEFAULTS.listen), { mode: 0o644 })
   }
   if (!existsSync(layout.signersFile)) await writeWhole(layout.signersFile, SIGNERS_HEAD, { mode: 0o644 })
   const { pin } = existsSync(layout.tlsCertFile) ? readTls(layout) : await makeTls(layout)
@@ -43,9 +44,9 @@ export async function initHost(options: { root?: string; listen?: string }): Pro
 export async function addSigner(name: string, key: string, options: { root?: string }): Promise<void> {
   const layout = layoutFor(options.root)
   refuseWithoutInit(layout)
-  const line = signerLine(name, parsePublicKey(lineOf(key)))
-  const text = readSignersText(layout)
   const added = parsePublicKey(lineOf(key))
+  const line = signerLine(name, added)
+  const text = readSignersText(layout)
   const known = parseAllowedSigners(text).find((signer) => signer.key.blob.equals(added.blob))
   if (known) {
     if (known.principal === name) return print.line(`${name} ${fingerprintOf(added.blob)} is known already`)
@@ -57,9 +58,10 @@ export async function addSigner(name: string, key: string, options: { root?: str
       },
     )
   }
-  await writeWhole(layout.signersFile, `${text}${text === '' || text.endsWith('\n') ? '' : '\n'}${line}\n`, {
-    mode: 0o644,
-  })
+  const next = `${text}${text === '' || text.endsWith('\n') ? '' : '\n'}${line}\n`
+  // A line that the agent would not understand (`Ann` beside `ann`) would lock everybody out.
+  parseAllowedSigners(next)
+  await writeWhole(layout.signersFile, next, { mode: 0o644 })
   print.line(`${name} ${fingerprintOf(added.blob)} is let in`)
 }
 
@@ -107,8 +109,16 @@ function refuseWithoutInit(layout: Layout): void {
   throw new Failure('config_missing', `add signer: ${layout.etc} is not there`, { hint: 'first: tarmac-agent init' })
 }
 
-function configText(listen: string): string {
-  return `# The Tarmac agent's own configuration; DESIGN.md names every key.\nlisten = ${JSON.stringify(listen)}\n`
+/** All else that the admin wrote stays. A key of the top level may stand anywhere above the first table. */
+function configText(there: string | undefined, listen: string): string {
+  const before = there ?? "# The Tarmac agent's own configuration; DESIGN.md names every key.\n"
+  const line = `listen = ${JSON.stringify(listen)}`
+  const known = /^[ \t]*listen[ \t]*=.*$/m
+  if (known.test(before)) return before.replace(known, () => line)
+  const table = before.search(/^[ \t]*\[/m)
+  const at = table === -1 ? before.length : table
+  const head = before.slice(0, at)
+  return `${head}${head === '' || head.endsWith('\n') ? '' : '\n'}${line}\n${before.slice(at)}`
 }
 
 const SIGNERS_HEAD = `# Who may deploy to this host: OpenSSH's allowed_signers format (man ssh-keygen, ALLOWED SIGNERS).

@@ -49,7 +49,11 @@ export async function readArchive(
   })
   parser.on('ignoredEntry', (entry: ReadEntry) => guarded(() => refuse(entry.path, `an entry of type ${entry.type}`)))
   parser.on('meta', (text: string) => guarded(() => checkMeta(text)))
-  parser.on('error', (error: Error) => guarded(() => refuse(file, error.message)))
+  parser.on('error', (error: Error) =>
+    guarded(() => {
+      throw unreadable(file, error)
+    }),
+  )
   parser.on('nullBlock', () => {
     ended = true
   })
@@ -61,7 +65,7 @@ export async function readArchive(
     parser.end()
     if (failure !== undefined) throw failure
     // A tar that was cut between two entries looks like a shorter one, but for the zeros at its end.
-    if (!ended) refuse(file, 'no end-of-archive mark: it was cut short')
+    if (!ended) refuse(file, 'without an end-of-archive mark: it was cut short')
   } catch (error) {
     throw error instanceof Failure ? error : unreadable(file, error)
   }

@@ -64,9 +64,17 @@ export function openHashCache(cacheDir: string, projectDir: string): HashCache {
         renameSync(temporary, file)
       } catch {
         // A full disk or a read-only home makes the next push slower, not this one wrong.
-        rmSync(temporary, { force: true })
+        removeIfThere(temporary)
       }
     },
+  }
+}
+
+function removeIfThere(file: string): void {
+  try {
+    rmSync(file)
+  } catch {
+    // It was never made, or cannot be removed: nobody reads it.
   }
 }
 

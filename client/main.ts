@@ -13,7 +13,10 @@ Exit codes: 0 done · 1 a bug · 2 usage or configuration · 3 refused · 4 unre
 /** Runs a command and gives its exit code. */
 type Run = (work: (context: Context) => Promise<number>) => Promise<void>
 
-process.exitCode = await main(process.argv)
+// No await at the top: the bundle is CommonJS, which has none.
+void main(process.argv).then((code) => {
+  process.exitCode = code
+})
 
 async function main(argv: string[]): Promise<number> {
   let code = 0

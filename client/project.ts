@@ -8,10 +8,9 @@ import { Failure, isErrno, reasonOf } from '../shared/failure.ts'
 import type { Command, Manifest, ServiceSpec } from '../shared/manifest.ts'
 import { type AppName, parseAppName, parseServiceName } from '../shared/names.ts'
 import { type Host, hostsFrom } from './config.ts'
+import { PROJECT_FILE } from './ignore.ts'
 
 // tarmac.toml: what a project is. Every default of it stands here, with its reason.
-
-export const PROJECT_FILE = 'tarmac.toml'
 
 const DEFAULTS = {
   /** A gate asks often enough that a push does not feel slow, and seldom enough that no log fills. */

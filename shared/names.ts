@@ -5,6 +5,7 @@ import { Failure } from './failure.ts'
 // CVE-2026-45408 of another tool was a `;` that its app-name rule let into a generated hook.
 const NAME = /^[a-z][a-z0-9-]{0,30}$/
 const RELEASE_ID = /^\d{8}T\d{6}Z-[0-9a-f]{8}$/
+const MAX_SHOWN_CHARS = 100
 const SHA256 = /^[0-9a-f]{64}$/
 
 export type AppName = string & { readonly brand: 'AppName' }
@@ -20,13 +21,17 @@ export function parseAppName(value: unknown): AppName {
   return checkedName(value, 'app') as AppName
 }
 
+export function isAppName(value: unknown): value is AppName {
+  return typeof value === 'string' && NAME.test(value)
+}
+
 export function parseServiceName(value: unknown): ServiceName {
   return checkedName(value, 'service') as ServiceName
 }
 
 function checkedName(value: unknown, what: string): string {
   if (typeof value === 'string' && NAME.test(value)) return value
-  throw new Failure('manifest_invalid', `${what} name ${JSON.stringify(value)} does not match ${NAME.source}`, {
+  throw new Failure('manifest_invalid', `${what} name ${clipped(value)} does not match ${NAME.source}`, {
     hint: 'lower-case letters, digits and dashes, a letter first, 31 characters at most',
   })
 }
@@ -35,11 +40,17 @@ export function parseReleaseId(value: unknown): ReleaseId {
   if (isReleaseId(value)) return value
   throw new Failure(
     'release_unknown',
-    `release ${JSON.stringify(value)} is not a release id such as 20261122T233851Z-3f9a1c2b`,
+    `release ${clipped(value)} is not a release id such as 20261122T233851Z-3f9a1c2b`,
     {
       hint: 'tarmac releases lists what is kept',
     },
   )
+}
+
+/** What came from outside may be megabytes: a message shows enough of it to be found. */
+function clipped(value: unknown): string {
+  const text = JSON.stringify(value) ?? String(value)
+  return text.length <= MAX_SHOWN_CHARS ? text : `${text.slice(0, MAX_SHOWN_CHARS)}…`
 }
 
 export function isReleaseId(value: unknown): value is ReleaseId {

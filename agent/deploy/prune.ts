@@ -54,6 +54,8 @@ export async function pruneApp(agent: Agent, change: Change): Promise<void> {
 /** It disappears at once by a rename; the deleting, which takes longer, happens out of sight. */
 async function removeRelease({ layout, ledger, init }: Agent, app: AppName, id: ReleaseId): Promise<void> {
   const doomed = layout.incoming(app, `${id}.removed`)
+  // What an attempt before this one left there.
+  await removeTree(doomed)
   await renameWhole(layout.releaseDir(app, id), doomed)
   ledger.setState(app, id, 'pruned')
   await removeTree(doomed)

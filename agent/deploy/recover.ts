@@ -1,4 +1,6 @@
-import type { AppName } from '../../shared/names.ts'
+import { reasonOf } from '../../shared/failure.ts'
+import type { AppName, ReleaseId } from '../../shared/names.ts'
+import type { Receipt } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { removeTree } from '../state/disk.ts'
 import { appsOn, currentRelease, readRelease } from '../state/release-store.ts'
@@ -8,25 +10,57 @@ import { unitsOf } from './unit.ts'
 /**
  * Run once before listening: what a killed agent left half done is undone, and every change that was open is closed
  * in the record. An app in whose change the agent was killed goes back to what `current` says; the others, and their
- * processes, are not touched.
+ * processes, are not touched. What one app makes impossible is told in the log and in its record: an agent that does
+ * not listen could not be asked about any of them.
  */
 export async function recover(agent: Agent): Promise<void> {
   const { ledger, layout, log } = agent
   for (const app of appsOn(layout)) await removeTree(layout.stagingDir(app))
-  for (const { id, app } of ledger.openDeploys()) {
+  for (const { id, app, to } of ledger.openDeploys()) {
     log.warn({ app, change: id }, 'the agent was stopped in the middle of this change')
-    await backToCurrent(agent, app)
-    const at = new Date().toISOString()
+    let trouble: string | undefined
+    try {
+      await backToCurrent(agent, app)
+    } catch (err) {
+      trouble = reasonOf(err)
+      log.error({ app, change: id, err }, 'the app could not be brought back to its current release')
+    }
     ledger.closeDeploy(id, {
-      to: currentRelease(layout, app),
+      to,
       result: 'interrupted',
       code: null,
       seconds: null,
       gapMs: null,
       steps: [],
-      receipt: null,
-      at,
+      receipt: settled(agent, { app, to, trouble }),
+      at: new Date().toISOString(),
     })
+  }
+}
+
+/** `current` moves only to what passed its gate: a change that got so far is finished, any other is undone. */
+function settled(
+  { ledger, layout }: Agent,
+  { app, to, trouble }: { app: AppName; to: ReleaseId | null; trouble: string | undefined },
+): Receipt {
+  const current = currentRelease(layout, app)
+  const isFinished = to !== null && to === current
+  if (isFinished) {
+    ledger.setState(app, to, 'healthy')
+    ledger.setWanted(app, to)
+  } else if (to !== null) ledger.setState(app, to, 'failed')
+  return {
+    app,
+    release: to,
+    service: null,
+    phase: 'interrupted',
+    reason: trouble ?? 'the agent was stopped in the middle of it',
+    exit: null,
+    respawns: null,
+    output: [],
+    running: trouble === undefined ? current : null,
+    undone: isFinished || to === null ? [] : [`${to} was stopped`],
+    next: ['tarmac status', ...(isFinished ? [] : ['push it again: tarmac push'])],
   }
 }
 

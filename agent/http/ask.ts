@@ -9,6 +9,7 @@ import { retentionOf } from '../deploy/prune.ts'
 import type { LogQuery } from '../init/init-system.ts'
 import { appsOn, currentRelease, readRelease } from '../state/release-store.ts'
 import { agentStatus } from '../watch/status.ts'
+import { HEARTBEAT_MS } from './lines.ts'
 
 // Questions: they change nothing.
 
@@ -65,6 +66,9 @@ export function logs(agent: Agent, app: AppName, c: Context): Response {
     const gone = new AbortController()
     out.onAbort(() => gone.abort())
     const write = (line: LogAnswer) => out.write(`${JSON.stringify(line)}\n`)
+    // An empty line, which readers of NDJSON pass over: an app may say nothing for hours, and a connection on which
+    // nothing comes is given up by the client.
+    const heartbeat = setInterval(() => void out.write('\n'), HEARTBEAT_MS)
     try {
       for await (const line of agent.init.logs(query, gone.signal)) await write(line)
     } catch (error) {
@@ -72,6 +76,8 @@ export function logs(agent: Agent, app: AppName, c: Context): Response {
       const failure =
         error instanceof Failure ? error : new Failure('internal', `read logs of ${app}: ${reasonOf(error)}`)
       await write({ refusal: failure.toRefusal() })
+    } finally {
+      clearInterval(heartbeat)
     }
   })
 }

@@ -38,5 +38,5 @@ function change(
   work: (ask: Ask) => Promise<void>,
 ): Response {
   const { operation, end } = agent.operations.begin({ app, kind, who: identity.who })
-  return answerWithLines(c, (report) => work({ app, kind, ...identity, operation, report }).finally(end))
+  return answerWithLines(c, agent.log, (report) => work({ app, kind, ...identity, operation, report }).finally(end))
 }

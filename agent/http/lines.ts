@@ -2,15 +2,16 @@ import type { Context } from 'hono'
 import { stream } from 'hono/streaming'
 import type { Line } from '../../shared/wire.ts'
 import type { Report } from '../deploy/change.ts'
+import type { Log } from '../log.ts'
 
 /** A watcher hears something at least this often, so that a silent network is told apart from slow work. */
-const HEARTBEAT_MS = 4_000
+export const HEARTBEAT_MS = 4_000
 
 /**
  * Answers with NDJSON while the work goes on. The work belongs to the agent: when the client hangs up the lines go
  * nowhere and the work goes on. `stream` of Hono, since a bare ReadableStream throws at the next enqueue then.
  */
-export function answerWithLines(c: Context, work: (report: Report) => Promise<void>): Response {
+export function answerWithLines(c: Context, log: Log, work: (report: Report) => Promise<void>): Response {
   const queue: Line[] = []
   let wake: () => void = () => {}
   let over = false
@@ -24,7 +25,11 @@ export function answerWithLines(c: Context, work: (report: Report) => Promise<vo
     wake()
   }
   // Started here and not in the stream's callback: the work must not depend on whether anybody reads the answer.
-  void work(report).finally(end)
+  // What it throws (a change that could not even be opened) ends this answer without a last line, which the client
+  // tells as such; left alone it would end the agent.
+  void work(report)
+    .catch((err: unknown) => log.error({ err }, 'a change could not be carried out'))
+    .finally(end)
   c.header('content-type', 'application/x-ndjson')
   return stream(c, async (out) => {
     while (!out.aborted) {

@@ -1,6 +1,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { Context } from 'hono'
 import { type BundleEntry, readBundle } from '../../shared/bundle-read.ts'
+import { Failure } from '../../shared/failure.ts'
 import type { AppName } from '../../shared/names.ts'
 import type { MissingAnswer } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
@@ -15,17 +16,24 @@ import { answerWithLines } from './lines.ts'
 
 /** What the agent lacks of a release, and every early no: policy, disk, busy. Takes a bundle without objects. */
 export async function missing(agent: Agent, app: AppName, c: Context): Promise<Response> {
-  const { proved } = await proveManifest(bundleOf(c), { app, signers: readSigners(agent.layout), now: new Date() })
-  const busy = agent.operations.of(app)
-  if (busy) throw busyFailure(busy)
-  const { manifest, id } = proved.signed
-  await checkRoom(agent, manifest)
-  const answer: MissingAnswer = {
-    release: id,
-    missing: await missingObjects(agent.layout, manifest),
-    alreadyRunning: alreadyRunning(agent, proved),
+  const bundle = bundleOf(c)
+  try {
+    const policy = { app, signers: readSigners(agent.layout), now: new Date() }
+    const { proved, first } = await proveManifest(bundle, policy)
+    if (!first.done) throw new Failure('bundle_malformed', `ask what ${app} lacks: objects came along`)
+    const busy = agent.operations.of(app)
+    if (busy) throw busyFailure(busy)
+    const { manifest, id } = proved.signed
+    await checkRoom(agent, manifest)
+    const answer: MissingAnswer = {
+      release: id,
+      missing: await missingObjects(agent.layout, manifest),
+      alreadyRunning: alreadyRunning(agent, proved),
+    }
+    return c.json(answer)
+  } finally {
+    await bundle.return(undefined)
   }
-  return c.json(answer)
 }
 
 export async function push(agent: Agent, app: AppName, identity: Identity, c: Context): Promise<Response> {
@@ -33,7 +41,7 @@ export async function push(agent: Agent, app: AppName, identity: Identity, c: Co
   const bundle = bundleOf(c)
   try {
     const proved = await admit(agent, app, bundle)
-    return answerWithLines(c, (report) =>
+    return answerWithLines(c, agent.log, (report) =>
       rollOut(agent, { app, kind: 'push', ...identity, operation, report }, proved).finally(end),
     )
   } catch (error) {

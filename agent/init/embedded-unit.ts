@@ -88,6 +88,8 @@ export function createUnit(context: UnitContext): Unit {
         state = 'stopped'
         return
       }
+      // Counted before the limit refuses it, as systemd does: five starts and no more are five respawns at give-up.
+      respawns++
       const earliest = performance.now() - restart.withinMs
       startTimes = startTimes.filter((at) => at > earliest)
       if (startTimes.length >= restart.attempts) {
@@ -95,7 +97,6 @@ export function createUnit(context: UnitContext): Unit {
         log.warn({ unit: name, respawns }, 'gave up: it started too often')
         return
       }
-      respawns++
       now = await launch(own.invocation).catch((error: unknown) => {
         log.warn({ unit: name, reason: reasonOf(error) }, 'respawn')
         ended({ code: EXIT_EXEC, signal: null })

@@ -40,7 +40,10 @@ export interface UnitFacts {
   pid: number | undefined
   /** ISO 8601 UTC; when the present process started, undefined when none runs. */
   since: string | undefined
-  /** Automatic restarts since the unit was last started by hand: systemd's NRestarts. */
+  /**
+   * Automatic restarts since the unit was last started by hand: systemd's NRestarts to the letter. It counts a restart
+   * before the limit refuses it: five starts and no more are 5 at give-up.
+   */
   respawns: number
   /** The last exit init still remembers. */
   lastExit: ExitFact | undefined

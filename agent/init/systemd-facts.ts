@@ -21,14 +21,11 @@ export function factsOf(properties: Properties): UnitFacts {
   const pid = number(properties, 'MainPID')
   const state = stateOf(properties)
   const memory = properties.MemoryCurrent
-  // It counts a respawn before the limit refuses it: five starts and no more leave NRestarts at 5.
-  const refused = state === 'gave-up' ? 1 : 0
-  const restarts = Math.max(0, number(properties, 'NRestarts') - refused)
   return {
     state,
     pid: pid === 0 ? undefined : pid,
     since: pid === 0 ? undefined : isoTime(properties.ExecMainStartTimestamp),
-    respawns: restarts,
+    respawns: number(properties, 'NRestarts'),
     lastExit: exitOf(properties),
     memoryBytes: typeof memory === 'bigint' && memory <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(memory) : undefined,
   }

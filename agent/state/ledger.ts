@@ -1,11 +1,15 @@
+import { chmodSync, closeSync, openSync } from 'node:fs'
 import { DatabaseSync } from 'node:sqlite'
-import type { Code } from '../../shared/failure.ts'
+import { type Code, Failure } from '../../shared/failure.ts'
 import type { AppName, ReleaseId, ServiceName } from '../../shared/names.ts'
 import type { ChangeKind, DeployEntry, ExitFact, Receipt, ReleaseState, StepLine } from '../../shared/wire.ts'
 
 // The record of what happened. What lies on the disk and what init says stay the truth of what is: nothing is ever
-// deleted or started because a row is missing here.
+// deleted or started because a row is missing here. And nothing is left undone because a row cannot be written: on a
+// full disk a release that failed must still be gone back from, and old ones be removed. So a change that cannot be
+// noted does not begin (`openDeploy`, `received` throw); what it does afterwards goes on, and `lost` is told.
 
+const PRIVATE = 0o600
 const SCHEMA_VERSION = 1
 const SCHEMA = `
 CREATE TABLE releases (
@@ -74,9 +78,9 @@ export interface Ledger {
   /** Newest first. */
   deploys(app: AppName, limit: number): DeployEntry[]
   /** Changes that were open when the agent last stopped. */
-  openDeploys(): { id: number; app: AppName }[]
+  openDeploys(): { id: number; app: AppName; from: ReleaseId | null; to: ReleaseId | null }[]
   recordExit(app: AppName, service: ServiceName, release: ReleaseId | null, exit: ExitFact): void
-  lastExit(app: AppName, service: ServiceName): ExitFact | null
+  lastExit(app: AppName, service: ServiceName, release: ReleaseId): ExitFact | null
   exitsSince(app: AppName, service: ServiceName, since: string): number
   setWanted(app: AppName, id: ReleaseId | null): void
   setBytesOnDisk(app: AppName, bytes: number): void
@@ -86,7 +90,13 @@ export interface Ledger {
 
 type Row = Record<string, unknown>
 
-export function openLedger(file: string): Ledger {
+/** Takes what could not be written, and why. Must not throw. */
+export type Lost = (what: string, error: unknown) => void
+
+export function openLedger(file: string, lost: Lost): Ledger {
+  // Output of every app and who may deploy stand in it; SQLite gives its -wal and -shm the mode of the file.
+  closeSync(openSync(file, 'a', PRIVATE))
+  chmodSync(file, PRIVATE)
   const db = new DatabaseSync(file)
   // FULL: a release that was reported as pushed must still be in the record after a power loss.
   db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000')
@@ -109,11 +119,11 @@ export function openLedger(file: string): Ledger {
       'UPDATE deploys SET to_release = ?, result = ?, code = ?, seconds = ?, gap_ms = ?, steps = ?, receipt = ?, ended_at = ? WHERE id = ?',
     ),
     deploys: db.prepare('SELECT * FROM deploys WHERE app = ? ORDER BY id DESC LIMIT ?'),
-    openDeploys: db.prepare("SELECT id, app FROM deploys WHERE result = 'running'"),
+    openDeploys: db.prepare("SELECT id, app, from_release, to_release FROM deploys WHERE result = 'running'"),
     recordExit: db.prepare(
       'INSERT INTO exits (app, service, release, at, code, signal, oom) VALUES (?, ?, ?, ?, ?, ?, ?)',
     ),
-    lastExit: db.prepare('SELECT * FROM exits WHERE app = ? AND service = ? ORDER BY id DESC LIMIT 1'),
+    lastExit: db.prepare('SELECT * FROM exits WHERE app = ? AND service = ? AND release = ? ORDER BY id DESC LIMIT 1'),
     exitsSince: db.prepare('SELECT count(*) AS n FROM exits WHERE app = ? AND service = ? AND at >= ?'),
     setWanted: db.prepare(
       'INSERT INTO apps (app, wanted) VALUES (?, ?) ON CONFLICT (app) DO UPDATE SET wanted = excluded.wanted',
@@ -123,38 +133,44 @@ export function openLedger(file: string): Ledger {
     ),
     app: db.prepare('SELECT wanted, bytes_on_disk FROM apps WHERE app = ?'),
   }
+  const note = (what: string, write: () => unknown): void => {
+    try {
+      write()
+    } catch (error) {
+      lost(what, error)
+    }
+  }
   return {
     received(app, { id, signers, bytes, files }) {
-      const once = Number((sql.wasHealthy.get(app, id) as Row | undefined)?.once_healthy ?? 0)
       db.exec('BEGIN IMMEDIATE')
-      sql.again.run(app, id)
-      sql.received.run(app, id, new Date().toISOString(), JSON.stringify(signers), bytes, files)
-      sql.keepHealthy.run(once, app, id)
-      db.exec('COMMIT')
+      try {
+        const once = Number((sql.wasHealthy.get(app, id) as Row | undefined)?.once_healthy ?? 0)
+        sql.again.run(app, id)
+        sql.received.run(app, id, new Date().toISOString(), JSON.stringify(signers), bytes, files)
+        sql.keepHealthy.run(once, app, id)
+        db.exec('COMMIT')
+      } catch (error) {
+        // SQLite ends the transaction by itself after some errors (SQLITE_FULL): a second end would hide the first.
+        if (db.isTransaction) db.exec('ROLLBACK')
+        throw error
+      }
     },
-    setState: (app, id, state) => void sql.setState.run(state, state, app, id),
+    setState: (app, id, state) => note(`${app} ${id} is ${state}`, () => sql.setState.run(state, state, app, id)),
     releases: (app) => sql.releases.all(app).map(parseReleaseRow),
     openDeploy: (d) => Number(sql.openDeploy.run(d.app, d.kind, d.who, d.key, d.from, d.to, d.at).lastInsertRowid),
     closeDeploy(id, end) {
-      const receipt = end.receipt && JSON.stringify(end.receipt)
-      sql.closeDeploy.run(
-        end.to,
-        end.result,
-        end.code,
-        end.seconds,
-        end.gapMs,
-        JSON.stringify(end.steps),
-        receipt,
-        end.at,
-        id,
+      const { to, result, code, seconds, gapMs, at } = end
+      const [steps, receipt] = [JSON.stringify(end.steps), end.receipt && JSON.stringify(end.receipt)]
+      note(`change ${id} ended: ${result}`, () =>
+        sql.closeDeploy.run(to, result, code, seconds, gapMs, steps, receipt, at, id),
       )
     },
     deploys: (app, limit) => sql.deploys.all(app, limit).map(parseDeployRow),
-    openDeploys: () => sql.openDeploys.all().map((row) => ({ id: Number(row.id), app: row.app as AppName })),
-    recordExit: (app, service, release, exit) =>
-      void sql.recordExit.run(app, service, release, exit.at, exit.code, exit.signal, exit.oom ? 1 : 0),
-    lastExit(app, service) {
-      const row = sql.lastExit.get(app, service) as Row | undefined
+    openDeploys: () => sql.openDeploys.all().map(parseOpenDeploy),
+    recordExit: (app, service, release, { at, code, signal, oom }) =>
+      note(`${app} ${service} exited`, () => sql.recordExit.run(app, service, release, at, code, signal, oom ? 1 : 0)),
+    lastExit(app, service, release) {
+      const row = sql.lastExit.get(app, service, release) as Row | undefined
       if (!row) return null
       return {
         code: row.code as number | null,
@@ -164,8 +180,8 @@ export function openLedger(file: string): Ledger {
       }
     },
     exitsSince: (app, service, since) => Number((sql.exitsSince.get(app, service, since) as Row).n),
-    setWanted: (app, id) => void sql.setWanted.run(app, id),
-    setBytesOnDisk: (app, bytes) => void sql.setBytes.run(app, bytes),
+    setWanted: (app, id) => note(`${app} wants ${id}`, () => sql.setWanted.run(app, id)),
+    setBytesOnDisk: (app, bytes) => note(`${app} has ${bytes} bytes`, () => sql.setBytes.run(app, bytes)),
     app(app) {
       const row = sql.app.get(app) as Row | undefined
       return { wanted: (row?.wanted ?? null) as ReleaseId | null, bytesOnDisk: Number(row?.bytes_on_disk ?? 0) }
@@ -177,9 +193,23 @@ export function openLedger(file: string): Ledger {
 function migrate(db: DatabaseSync, file: string): void {
   const { user_version: found } = db.prepare('PRAGMA user_version').get() as { user_version: number }
   if (found === SCHEMA_VERSION) return
-  if (found > SCHEMA_VERSION)
-    throw new Error(`open ${file}: written by a newer agent (schema ${found}); install that one`)
+  if (found > SCHEMA_VERSION) {
+    throw new Failure(
+      'config_invalid',
+      `open ${file}: a newer agent wrote it (schema ${found}, this agent knows ${SCHEMA_VERSION})`,
+      { hint: 'install that agent again' },
+    )
+  }
   db.exec(`BEGIN; ${SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION}; COMMIT`)
+}
+
+function parseOpenDeploy(row: Row): ReturnType<Ledger['openDeploys']>[number] {
+  return {
+    id: Number(row.id),
+    app: row.app as AppName,
+    from: row.from_release as ReleaseId | null,
+    to: row.to_release as ReleaseId | null,
+  }
 }
 
 function parseReleaseRow(row: Row): ReleaseRow {

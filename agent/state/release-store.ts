@@ -2,7 +2,7 @@ import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { basename } from 'node:path'
 import { Failure, isErrno } from '../../shared/failure.ts'
 import { type Manifest, parseManifest } from '../../shared/manifest.ts'
-import { type AppName, isReleaseId, parseAppName, type ReleaseId } from '../../shared/names.ts'
+import { type AppName, isAppName, isReleaseId, type ReleaseId } from '../../shared/names.ts'
 import type { Layout } from './layout.ts'
 
 // What lies on the disk. A release directory exists whole or not at all (see assemble.ts), so being there is enough.
@@ -12,8 +12,9 @@ export interface Release {
   manifest: Manifest
 }
 
+/** Apps that were pushed here. A stray directory (lost+found, a backup) is passed over, and stops nobody. */
 export function appsOn(layout: Layout): AppName[] {
-  return namesIn(layout.appsDir).map(parseAppName).sort()
+  return namesIn(layout.appsDir).filter(isAppName).sort()
 }
 
 /** Ids of the release directories there are; anything else that lies there is not ours to count or touch. */

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { parseAllowedSigners, type Signer } from '../../shared/allowed-signers.ts'
-import { Failure, isErrno } from '../../shared/failure.ts'
+import { Failure, isErrno, reasonOf } from '../../shared/failure.ts'
 import { refuseWritableByOthers } from '../config.ts'
 import type { Layout } from './layout.ts'
 
@@ -16,13 +16,17 @@ export function readSigners(layout: Layout): Signer[] {
   })
 }
 
-/** The file's text, '' when there is none. Throws when others may write it. */
+/** The file's text, '' when there is none. Throws `policy_unreadable`, also when others may write it. */
 export function readSignersText(layout: Layout): string {
   try {
     refuseWritableByOthers(layout.signersFile)
     return readFileSync(layout.signersFile, 'utf8')
   } catch (error) {
     if (isErrno(error, 'ENOENT')) return ''
-    throw error
+    const told = error instanceof Failure ? { message: error.message, hint: error.hint } : undefined
+    throw new Failure('policy_unreadable', told?.message ?? `read ${layout.signersFile}: ${reasonOf(error)}`, {
+      ...(told?.hint === undefined ? {} : { hint: told.hint }),
+      cause: error,
+    })
   }
 }

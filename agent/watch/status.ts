@@ -86,7 +86,7 @@ async function servicesStatus(
           lastHour: ledger.exitsSince(app, name, hourAgo),
           limit: { attempts: spec.restart.attempts, withinSeconds: spec.restart.withinMs / 1000 },
         },
-        lastExit: facts?.lastExit ?? ledger.lastExit(app, name),
+        lastExit: facts?.lastExit ?? ledger.lastExit(app, name, about.shown),
         memoryBytes: facts?.memoryBytes ?? null,
         port: spec.port ?? null,
       }

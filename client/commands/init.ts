@@ -3,7 +3,8 @@ import { basename, join } from 'node:path'
 import { Failure } from '../../shared/failure.ts'
 import { parseHostUrl } from '../config.ts'
 import type { Context } from '../context.ts'
-import { PROJECT_FILE, parseProject } from '../project.ts'
+import { PROJECT_FILE } from '../ignore.ts'
+import { parseProject } from '../project.ts'
 import { askText } from '../prompt.ts'
 
 /** Writes tarmac.toml for the project found here; asks only where the project does not say, and somebody can answer. */

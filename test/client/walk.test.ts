@@ -211,7 +211,7 @@ test('.tarmacignore means what .gitignore means to git, at the top and below', {
         rmSync(root, { recursive: true, force: true })
       }
     }),
-    { numRuns: 3000 },
+    { numRuns: 100 },
   )
 })
 
