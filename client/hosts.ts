@@ -18,9 +18,9 @@ export async function changeHosts(
   for (const host of hosts) {
     const outcome = await withConnection(context, host, signing, work).catch((error: unknown) => {
       if (!(error instanceof Failure)) throw error
-      // With one host the failure is the command's own, told once, at the end.
-      if (hosts.length === 1) throw error
-      print.failure(error)
+      // With one host the failure is the command's own, told once, at the end. Machines get their summary always.
+      if (hosts.length === 1 && !print.json) throw error
+      print.failure(error, host.name)
       return refusedOutcome(host, error)
     })
     outcomes.push(outcome)

@@ -24,7 +24,8 @@ export interface Print {
   /** What goes on; nothing when quiet or for machines. */
   note(text: string): void
   warn(text: string): void
-  failure(failure: Failure): void
+  /** With the name of a host: for machines it is a line among that host's steps. */
+  failure(failure: Failure, host?: string): void
   bug(error: unknown): void
   /** Rows under a head, as wide as they need. Cells may be toned. */
   table(head: string[], rows: string[][]): void
@@ -50,8 +51,12 @@ export function createPrint(options: { json: boolean; quiet: boolean; verbose: b
     warn: (text) => {
       if (!options.json) err(`${paint(process.stderr, 'warn', 'warning:')} ${printable(text)}`)
     },
-    failure(failure) {
-      if (options.json) out(JSON.stringify({ error: failure.toRefusal() }))
+    failure(failure, host) {
+      if (options.json) {
+        const refusal = failure.toRefusal()
+        const line = { host, step: 'failed', at: new Date().toISOString(), ...refusal }
+        out(JSON.stringify(host === undefined ? { error: refusal } : line))
+      }
       err(`${paint(process.stderr, 'bad', 'error:')} ${printable(failure.message)}`)
       if (failure.hint !== undefined) err(`${paint(process.stderr, 'dim', 'hint:')} ${printable(failure.hint)}`)
     },

@@ -1,4 +1,5 @@
 import type { Outcome } from './follow.ts'
+import { exitOf } from './hosts.ts'
 import { cell, type Print } from './print.ts'
 
 /** The last lines: per host, what runs now. For machines the summary is one value. */
@@ -9,9 +10,7 @@ export function summarise(
   facts: Record<string, unknown> = {},
 ): void {
   if (print.json) {
-    const failed = outcomes.find(({ exit }) => exit !== 0)
-    const exit = failed ? (outcomes.some((outcome) => outcome.exit === 0) ? 9 : failed.exit) : 0
-    print.value({ step: 'summary', exit, hosts: outcomes, ...facts })
+    print.value({ step: 'summary', exit: exitOf(outcomes), hosts: outcomes, ...facts })
     return
   }
   for (const outcome of outcomes) {

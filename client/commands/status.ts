@@ -1,7 +1,7 @@
 import prettyBytes from 'pretty-bytes'
 import prettyMs from 'pretty-ms'
 import { FAILURES, Failure } from '../../shared/failure.ts'
-import { parseAppName } from '../../shared/names.ts'
+import { type AppName, parseAppName } from '../../shared/names.ts'
 import type { AgentStatus, AppStatus, ServiceState, ServiceStatus } from '../../shared/wire.ts'
 import * as api from '../api.ts'
 import type { Host } from '../config.ts'
@@ -15,6 +15,8 @@ const CLEAR_SCREEN = '\x1b[H\x1b[2J'
 interface HostAnswer {
   host: Host
   answer: AgentStatus | Failure
+  /** The app asked for; undefined: all there are. */
+  asked: AppName | undefined
 }
 
 export async function status(context: Context, options: { watch?: boolean; check?: boolean }): Promise<number> {
@@ -30,7 +32,8 @@ export async function status(context: Context, options: { watch?: boolean; check
         ? undefined
         : project?.app
   for (;;) {
-    const answers = await askHosts(context, { hosts, signing }, (connection) => api.status(connection, app))
+    const told = await askHosts(context, { hosts, signing }, (connection) => api.status(connection, app))
+    const answers = told.map((answer) => ({ ...answer, asked: app }))
     if (options.watch && !print.json && process.stdout.isTTY) print.line(`${CLEAR_SCREEN}${new Date().toISOString()}`)
     show(print, answers)
     if (!options.watch) return exitOf(answers, options.check === true)
@@ -115,7 +118,7 @@ function serviceCells(print: Print, service: ServiceStatus): string[] {
 }
 
 /** What a person should look at, and what to type. Nothing here means all is well. */
-function problemsOf({ answer }: HostAnswer): { text: string; hint?: string }[] {
+function problemsOf({ answer, asked }: HostAnswer): { text: string; hint?: string }[] {
   if (answer instanceof Failure)
     return [{ text: answer.message, ...(answer.hint === undefined ? {} : { hint: answer.hint }) }]
   const disk =
@@ -126,7 +129,11 @@ function problemsOf({ answer }: HostAnswer): { text: string; hint?: string }[] {
             text: `disk ${answer.disk.state}: ${prettyBytes(answer.disk.freeBytes)} and ${answer.disk.freeInodes} inodes free at ${answer.disk.path}`,
           },
         ]
-  return [...disk, ...answer.apps.flatMap(appProblems)]
+  const absent =
+    asked === undefined || answer.apps.length > 0
+      ? []
+      : [{ text: `${asked} is not on this host`, hint: 'push it there: tarmac push' }]
+  return [...disk, ...absent, ...answer.apps.flatMap(appProblems)]
 }
 
 function appProblems(app: AppStatus): { text: string; hint?: string }[] {
