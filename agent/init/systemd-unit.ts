@@ -91,8 +91,13 @@ EnvFile=${plainText(unit.envFile)}
 
 // The respawn limit stands here and not in the agent, so that it holds without the agent and after a reboot.
 function startLimit({ spec: { restart } }: UnitSpec): string {
-  return `StartLimitIntervalSec=${restart.withinMs}ms
+  return `StartLimitIntervalSec=${span(restart.withinMs)}
 StartLimitBurst=${restart.attempts}`
+}
+
+/** For an admin to read: whole seconds as such. */
+function span(ms: number): string {
+  return ms % 1000 === 0 ? `${ms / 1000}s` : `${ms}ms`
 }
 
 function process({ spec, account, treeDir, envFile }: UnitSpec): string {
@@ -108,9 +113,9 @@ Group=${account.user}
 UMask=0027
 EnvironmentFile=${plainText(envFile)}
 Restart=always
-RestartSec=${spec.restart.delayMs}ms
+RestartSec=${span(spec.restart.delayMs)}
 KillMode=${killMode}
-TimeoutStopSec=${spec.stopTimeoutMs}ms
+TimeoutStopSec=${span(spec.stopTimeoutMs)}
 # 128 + SIGTERM: how Next.js and others end when they were asked to
 SuccessExitStatus=143`
 }

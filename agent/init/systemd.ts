@@ -1,4 +1,3 @@
-import { readdirSync, readFileSync } from 'node:fs'
 import { mkdir, readFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -6,12 +5,13 @@ import { Failure, isErrno } from '../../shared/failure.ts'
 import { run } from '../run.ts'
 import { removeTree, writeWhole } from '../state/disk.ts'
 import { ensureAccount } from './accounts.ts'
-import type { InitSystem, InstalledUnit, LogQuery, UnitFacts, UnitKey, UnitSpec } from './init-system.ts'
+import type { InitSystem, LogQuery, UnitFacts, UnitKey, UnitSpec } from './init-system.ts'
 import { readJournal } from './journal.ts'
 import { connectSystemd, type Properties, type SystemdBus } from './systemd-bus.ts'
 import { envText } from './systemd-escape.ts'
 import { createExits } from './systemd-exits.ts'
 import { factsOf, number, startFailure } from './systemd-facts.ts'
+import { installedIn, ownerOf, readIfThere, unitsIn } from './systemd-files.ts'
 import { OLDEST_SYSTEMD, parseUnitName, type UnitOwner, unitName, unitOwner, unitText } from './systemd-unit.ts'
 
 /** Most take 10 ms; a daemon-reload on a host with a thousand units takes a second, on a swapping one many. */
@@ -209,36 +209,6 @@ const NO_UNIT: UnitFacts = Object.freeze({
 
 function systemctl(args: string[], options: { timeoutMs?: number; okExits?: number[] } = {}) {
   return run(['systemctl', '--no-ask-password', ...args], { timeoutMs: SYSTEMCTL_TIMEOUT_MS, ...options })
-}
-
-function unitsIn(unitDir: string): string[] {
-  return readdirSync(unitDir).filter((name) => parseUnitName(name) !== undefined)
-}
-
-function installedIn(unitDir: string, app: string): InstalledUnit[] {
-  const units: InstalledUnit[] = []
-  for (const name of unitsIn(unitDir)) {
-    const owner = ownerOf(unitDir, name)
-    if (owner?.app !== app) continue
-    const { service, slot, release } = owner
-    units.push({ app: owner.app, service, slot, release })
-  }
-  return units
-}
-
-function ownerOf(unitDir: string, unit: string): UnitOwner | undefined {
-  const text = readIfThere(join(unitDir, unit))
-  return text === undefined ? undefined : unitOwner(text)
-}
-
-// Synchronous: 3 KB of text, asked for within a signal, where the order of exits must stay.
-function readIfThere(path: string): string | undefined {
-  try {
-    return readFileSync(path, 'utf8')
-  } catch (error) {
-    if (isErrno(error, 'ENOENT')) return undefined
-    throw error
-  }
 }
 
 /** Without the memory controller systemd says "not set"; the kernel knows at least about the main process. */

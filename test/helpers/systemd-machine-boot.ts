@@ -7,6 +7,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 // The parts of a machine for system tests: its network cable, its root, its power switch.
 
+const CHECKOUT = join(import.meta.dirname, '../..')
+/** Where a machine has this checkout, whatever file system it lies on and whatever the machine mounts over /tmp. */
+export const CHECKOUT_INSIDE = '/opt/tarmac-checkout'
 export const PROGRAM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 const BOOT_TIMEOUT_MS = 60_000
 const STOP_TIMEOUT_MS = 15_000
@@ -91,7 +94,14 @@ export async function boot({ root, base, label, cable }: Place): Promise<Running
   const output = openSync(log, 'a')
   const enter = 'for dir in $CGROUPS; do echo $$ > "$dir/cgroup.procs"; done; exec systemd-nspawn "$@"'
   const how = ['--boot', '--register=no', '--keep-unit', '--private-network', '--link-journal=no', '--quiet']
-  const place = ['-D', root, `--machine=${label}`, '--resolv-conf=off', '--timezone=off']
+  const place = [
+    '-D',
+    root,
+    `--machine=${label}`,
+    '--resolv-conf=off',
+    '--timezone=off',
+    `--bind-ro=${CHECKOUT}:${CHECKOUT_INSIDE}`,
+  ]
   const nspawn = spawn('sh', ['-c', enter, 'sh', ...how, ...place], {
     env: { PATH: PROGRAM_PATH, CGROUPS: cgroups.join(' '), SYSTEMD_NSPAWN_UNIFIED_HIERARCHY: '1' },
     stdio: ['ignore', output, output],

@@ -6,6 +6,8 @@ import { dirname, join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { boot, layCable, PROGRAM_PATH, powerOff, prepareRoot } from './systemd-machine-boot.ts'
 
+export { CHECKOUT_INSIDE } from './systemd-machine-boot.ts'
+
 // A host for system tests: a real systemd as PID 1, booted in a container over a throw-away overlay of this machine's
 // own root. Everything of this machine is there at its own path, the checkout too; what is written goes to a tmpfs.
 

@@ -92,7 +92,7 @@ test('a loop of clean exits is given up as well', async (t) => {
   const trial = await beginTrial(t, makeSystemd, { program: 'echo x >> "$OUT/starts"', spec })
   await started(trial)
   const facts = await eventually('giving up', () => factsWhen(trial, 'gave-up'))
-  assert.equal(facts.respawns, 2)
+  assert.equal(facts.respawns, 3)
   assert.equal((await linesOf(trial, 'starts')).length, 3)
   assert.equal(trial.exits.length, 3)
 })
