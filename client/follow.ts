@@ -6,7 +6,11 @@ import type { DoneLine, FailedLine, Line, Receipt, StepLine } from '../shared/wi
 import type { Host } from './config.ts'
 import type { Context } from './context.ts'
 import type { Print } from './print.ts'
-import { startProgress } from './progress.ts'
+import { type Progress, startProgress } from './progress.ts'
+
+/** A receipt is to fit the screen it is read on: what stands on it beside the output, and the least output worth it. */
+const OTHER_LINES = 20
+const MIN_OUTPUT_LINES = 8
 
 /** How a change ended on one host. `exit` is the exit code it would have alone. */
 export interface Outcome {
@@ -25,26 +29,28 @@ export interface Outcome {
 /** Follows the steps of a change to the truth, showing them as they come. */
 export async function followChange(context: Context, host: Host, lines: AsyncIterable<Line>): Promise<Outcome> {
   const { print } = context
-  const progress = startProgress(print, 'waiting for the agent')
+  // Not before the first line: while the upload goes on, that has the one moving line.
+  let progress: Progress | undefined
   try {
     for await (const line of lines) {
       if (print.json) print.value({ host: host.name, ...line })
       if (line.step === 'done') return doneOutcome(host, line)
       if (line.step === 'failed') {
-        progress.end()
+        progress?.end()
         if (!print.json) showFailed(print, line)
         return failedOutcome(host, line)
       }
       if (line.step === 'waiting') {
+        progress ??= startProgress(print, '')
         progress.say(`the agent is at work (${prettyMs(line.ms, { secondsDecimalDigits: 0 })})`)
         continue
       }
-      progress.end()
+      progress?.end()
       print.note(stepText(print, line))
-      progress.say('waiting for the agent')
+      progress = startProgress(print, 'the agent is at work')
     }
   } finally {
-    progress.end()
+    progress?.end()
   }
   throw new Failure('connection_lost', `talk to ${host.url}: the answer ended early`)
 }
@@ -112,12 +118,17 @@ export function receiptLines(print: Print, receipt: Receipt): string[] {
           `last exit   ${exit.oom ? 'out of memory' : exit.signal === null ? `code ${exit.code}` : `signal ${exit.signal}`} at ${exit.at}`,
         ]
   const respawns = receipt.respawns === null ? [] : [`respawns    ${receipt.respawns}`]
+  const shown =
+    print.rows === undefined
+      ? receipt.output
+      : receipt.output.slice(-Math.max(MIN_OUTPUT_LINES, print.rows - OTHER_LINES))
+  const hidden = receipt.output.length - shown.length
   const output =
-    receipt.output.length === 0
+    shown.length === 0
       ? ['output      none']
       : [
-          'output      the last lines of the failed release:',
-          ...receipt.output.map((text) => `  │ ${printableLine(text)}`),
+          `output      the last lines of the failed release${hidden > 0 ? ` (${hidden} more: see the first command below)` : ''}:`,
+          ...shown.map((text) => `  │ ${printableLine(text)}`),
         ]
   const running = receipt.running === null ? print.tone('bad', 'nothing') : print.tone('strong', receipt.running)
   return [

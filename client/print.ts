@@ -17,6 +17,8 @@ export interface Print {
   readonly verbose: boolean
   /** Whether someone sits at a terminal and reads stderr. */
   readonly isInteractive: boolean
+  /** Lines of the terminal that stderr is; undefined when it is none. */
+  readonly rows: number | undefined
   /** A result. */
   line(text: string): void
   /** A result for machines: one JSON value on one line. */
@@ -43,6 +45,7 @@ export function createPrint(options: { json: boolean; quiet: boolean; verbose: b
     quiet: options.quiet,
     verbose: options.verbose,
     isInteractive,
+    rows: process.stderr.isTTY === true ? process.stderr.rows : undefined,
     line: (text) => out(text),
     value: (value) => out(JSON.stringify(value)),
     note: (text) => {

@@ -74,7 +74,11 @@ function hostJson({ host, answer }: HostAnswer) {
 
 function hostRows(print: Print, { host, answer }: HostAnswer): string[][] {
   const none = Array.from({ length: 9 }, () => '-')
-  if (answer instanceof Failure) return [[host.name, '-', '-', print.tone('bad', 'unreachable'), ...none.slice(0, 7)]]
+  if (answer instanceof Failure) {
+    // An agent that answered "no" is there: whoever looks at the network then looks at the wrong end.
+    const state = answer.exit === FAILURES.agent_unreachable.exit ? 'unreachable' : 'refused'
+    return [[host.name, '-', '-', print.tone('bad', state), ...none.slice(0, 7)]]
+  }
   const disk = `${prettyBytes(answer.disk.freeBytes)} free, ${print.tone(answer.disk.state === 'ok' ? 'good' : 'bad', answer.disk.state)}`
   if (answer.apps.length === 0) return [[host.name, ...none, disk]]
   return answer.apps.flatMap((app) => {
