@@ -7,6 +7,7 @@
 import { access, chmod, mkdir, rename, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { build as bundle } from 'esbuild'
+import { preloadText } from './agent/preload/preload.ts'
 import manifest from './package.json' with { type: 'json' }
 
 /** Node 24 is the oldest with everything we use: node:sqlite, zstd, exportKeyingMaterial, import.meta.main. */
@@ -16,6 +17,8 @@ const OLDEST_NODE = 24
  * Only syntax is lowered (`using`, a few regular expressions); what is called stays Node 24's.
  */
 const OLDEST_PARSER = 'node18'
+/** Knows where it lies only from source; in the bundle its text is put in, and the branch that asks is never taken. */
+const ASKS_WHERE_IT_LIES = 'agent/preload/preload.ts'
 const PROGRAM_MODE = 0o755
 
 export interface Program {
@@ -68,11 +71,16 @@ async function bundledText(root: string, { entry, outfile }: Program): Promise<s
     // The one format in which the version check can run before anything is loaded: ES imports are fetched first.
     format: 'cjs',
     banner: { js: prelude(basename(outfile)) },
-    define: { __TARMAC_VERSION__: JSON.stringify(manifest.version) },
+    define: {
+      __TARMAC_VERSION__: JSON.stringify(manifest.version),
+      __TARMAC_PRELOAD__: JSON.stringify(preloadText),
+    },
     logLevel: 'silent', // what it has to say is in what it throws, and below
   })
   const [output] = outputFiles
-  const complaints = warnings.map(({ location, text }) => `${location?.file}:${location?.line}: ${text}`)
+  const complaints = warnings
+    .filter(({ id, location }) => id !== 'empty-import-meta' || !location?.file.endsWith(ASKS_WHERE_IT_LIES))
+    .map(({ location, text }) => `${location?.file}:${location?.line}: ${text}`)
   if (complaints.length > 0 || output === undefined) throw new Error(`build ${outfile}: ${complaints.join('\n')}`)
   return output.text
 }

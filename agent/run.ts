@@ -76,6 +76,8 @@ export interface ServiceProgram {
   gid: number | undefined
   /** The descriptor that becomes stdout and stderr; the caller closes its own. */
   output: number
+  /** Descriptors that it finds from 3 on, in this order. */
+  inherit?: number[]
 }
 
 export interface ServiceProcess {
@@ -88,13 +90,27 @@ export interface ServiceProcess {
  * returns when it was executed. A relative program is found in `cwd`, a bare name by the PATH of `env`.
  * Throws `program_failed` naming the program when it could not be executed.
  */
-export function spawnService({ argv, cwd, env, uid, gid, output }: ServiceProgram): Promise<ServiceProcess> {
+export function spawnService({
+  argv,
+  cwd,
+  env,
+  uid,
+  gid,
+  output,
+  inherit = [],
+}: ServiceProgram): Promise<ServiceProcess> {
   const [program = '', ...args] = argv
   const account = { ...(uid === undefined ? {} : { uid }), ...(gid === undefined ? {} : { gid }) }
   const failed = (cause: unknown) => programFailed([program], `did not run in ${cwd}`, { said: reasonOf(cause), cause })
   return new Promise((resolve, reject) => {
     try {
-      const child = spawn(program, args, { cwd, env, ...account, detached: true, stdio: ['ignore', output, output] })
+      const child = spawn(program, args, {
+        cwd,
+        env,
+        ...account,
+        detached: true,
+        stdio: ['ignore', output, output, ...inherit],
+      })
       const exit = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((ended) => {
         child.once('exit', (code, signal) => ended({ code, signal }))
       })

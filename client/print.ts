@@ -1,7 +1,7 @@
 import { styleText } from 'node:util'
 import Table from 'cli-table3'
 import type { Failure } from '../shared/failure.ts'
-import { printable, printableLine } from '../shared/printable.ts'
+import { printable, printableJson, printableLine } from '../shared/printable.ts'
 
 // Everything the client says. Results go to stdout, and to nothing else. Progress, errors and hints go to stderr:
 // lower case, no full stop, one line "error: …" and at most one line "hint: …". Every byte that came from outside is
@@ -32,14 +32,26 @@ export interface Print {
   /** Rows under a head, as wide as they need. Cells may be toned. */
   table(head: string[], rows: string[][]): void
   tone(tone: Tone, text: string): string
+  /** Empties the terminal that stdout is; nothing when it is none, or for machines. */
+  clear(): void
 }
+
+/** The colours of STYLES and their ends, as styleText writes them: any other escape came from outside. */
+const OURS = /(\x1b\[(?:1|2|22|31|32|33|39)m)/
+const CLEAR_SCREEN = '\x1b[H\x1b[2J'
 
 export function createPrint(options: { json: boolean; quiet: boolean; verbose: boolean; color: boolean }): Print {
   const isInteractive = process.stderr.isTTY === true && !options.quiet && !options.json
-  const out = (text: string) => void process.stdout.write(`${text}\n`)
-  const err = (text: string) => void process.stderr.write(`${text}\n`)
+  const isPainted = (stream: NodeJS.WriteStream) => options.color && stream.isTTY === true
   const paint = (stream: NodeJS.WriteStream, tone: Tone, text: string) =>
-    options.color && stream.isTTY === true ? styleText(STYLES[tone], text, { validateStream: false }) : text
+    isPainted(stream) ? styleText(STYLES[tone], text, { validateStream: false }) : text
+  // The last door before the terminal: what a caller forgot to escape is escaped here.
+  const say = (stream: NodeJS.WriteStream, text: string) => {
+    const parts = isPainted(stream) ? text.split(OURS) : [text]
+    stream.write(`${parts.map((part, index) => (index % 2 === 0 ? printable(part) : part)).join('')}\n`)
+  }
+  const out = (text: string) => say(process.stdout, text)
+  const err = (text: string) => say(process.stderr, text)
   return {
     json: options.json,
     quiet: options.quiet,
@@ -47,7 +59,7 @@ export function createPrint(options: { json: boolean; quiet: boolean; verbose: b
     isInteractive,
     rows: process.stderr.isTTY === true ? process.stderr.rows : undefined,
     line: (text) => out(text),
-    value: (value) => out(JSON.stringify(value)),
+    value: (value) => out(printableJson(value)),
     note: (text) => {
       if (!options.quiet && !options.json) err(text)
     },
@@ -58,14 +70,14 @@ export function createPrint(options: { json: boolean; quiet: boolean; verbose: b
       if (options.json) {
         const refusal = failure.toRefusal()
         const line = { host, step: 'failed', at: new Date().toISOString(), ...refusal }
-        out(JSON.stringify(host === undefined ? { error: refusal } : line))
+        out(printableJson(host === undefined ? { error: refusal } : line))
       }
       err(`${paint(process.stderr, 'bad', 'error:')} ${printable(failure.message)}`)
       if (failure.hint !== undefined) err(`${paint(process.stderr, 'dim', 'hint:')} ${printable(failure.hint)}`)
     },
     bug(error) {
       const story = error instanceof Error ? (error.stack ?? error.message) : String(error)
-      if (options.json) out(JSON.stringify({ error: { code: 'internal', message: String(error) } }))
+      if (options.json) out(printableJson({ error: { code: 'internal', message: String(error) } }))
       err(`${paint(process.stderr, 'bad', 'error:')} a bug in tarmac: ${printable(story)}`)
     },
     table(head, rows) {
@@ -96,6 +108,9 @@ export function createPrint(options: { json: boolean; quiet: boolean; verbose: b
       for (const row of table.toString().split('\n')) out(row.trimEnd())
     },
     tone: (tone, text) => paint(process.stdout, tone, text),
+    clear() {
+      if (!options.json && process.stdout.isTTY === true) process.stdout.write(CLEAR_SCREEN)
+    },
   }
 }
 

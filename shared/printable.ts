@@ -8,6 +8,11 @@ export function printable(text: string): string {
   return text.toWellFormed().replace(DANGEROUS, (char) => `\\u{${char.charCodeAt(0).toString(16)}}`)
 }
 
+/** JSON that means the same, with what JSON itself lets through (DEL, C1, bidi) written as escapes. */
+export function printableJson(value: unknown): string {
+  return JSON.stringify(value).replace(DANGEROUS, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`)
+}
+
 /** The same for what must stay on its line. */
 export function printableLine(text: string): string {
   return printable(text).replace(/[\n\t]/g, (char) => (char === '\n' ? '\\n' : ' '))

@@ -39,6 +39,7 @@ const ROOMS: { room: string; may: string[]; why: string }[] = [
     may: ['agent/state/disk.ts', ...GROUND],
     why: 'init runs units; what a release is, is decided above',
   },
+  { room: 'agent/preload/**', may: [], why: "it is text for the app's own process, which knows nothing of the agent" },
   { room: 'agent/state/**', may: GROUND, why: 'the disk knows nothing of who writes' },
   { room: 'agent/*.ts', may: GROUND, why: 'the ground floor: all stand on it' },
 ]

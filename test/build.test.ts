@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { promisify } from 'node:util'
+import { preloadText } from '../agent/preload/preload.ts'
 import { build } from '../build.ts'
 import manifest from '../package.json' with { type: 'json' }
 
@@ -38,6 +39,19 @@ test('a program runs inside the checkout, and copied alone, with the version of 
     assert.equal(stdout, `${manifest.version}\n`)
     assert.equal(stderr, '')
   }
+})
+
+test('the preload for apps travels inside the bundle, as it is in its file', async (t) => {
+  const preload = JSON.stringify(join(import.meta.dirname, '../agent/preload/preload.ts'))
+  const root = await checkout(t, { 'main.ts': `import { preloadText } from ${preload}\nconsole.log(preloadText)` })
+  await build(root, [program])
+  const alone = await mkdtemp(join(tmpdir(), 'tarmac-alone-'))
+  t.after(() => rm(alone, { recursive: true, force: true }))
+  await cp(join(root, 'dist/program'), join(alone, 'program'))
+  const { stdout, stderr } = await run(join(alone, 'program'))
+  assert.equal(stdout, `${preloadText}\n`)
+  assert.equal(stderr, '')
+  assert.match(preloadText, /^'use strict'\n/)
 })
 
 test('import() stays lazy in the bundle', async (t) => {

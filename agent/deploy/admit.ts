@@ -5,10 +5,10 @@ import { objectsOf, parseManifest, type Signed } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
 import { parseSignature, verifySignature } from '../../shared/sshsig.ts'
 import { RELEASE_NAMESPACE } from '../../shared/wire.ts'
-import { removeEmptyDirs } from '../state/disk.ts'
+import { removeEmptyDirs, removeIfEmpty } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
 import { makeAppDirs, missingObjects, modesOf, removeObjects, storeObject } from '../state/objects.ts'
-import { currentRelease, releasesOn } from '../state/release-store.ts'
+import { currentRelease, readReleaseText, releasesOn } from '../state/release-store.ts'
 
 /** A manifest that known people signed for this app. Only `proveManifest` makes one. */
 export interface Proved {
@@ -88,7 +88,8 @@ export async function storeObjects(
         throw new Failure('bundle_malformed', `read bundle: a ${entry.kind} after the objects began`)
       const mode = expectedMode(entry, { sizes, modes, came })
       came.add(entry.sha256)
-      brought.push(await storeObject(layout, manifest.app, entry, mode))
+      const path = await storeObject(layout, manifest.app, entry, mode)
+      if (path !== undefined) brought.push(path)
       bytes += entry.size
     }
     const missing = await missingObjects(layout, manifest)
@@ -108,9 +109,25 @@ export async function storeObjects(
   return { stored: brought.length, bytes }
 }
 
-/** Takes away the directories that a refused first push of an app left empty; those with anything in them stay. */
+/**
+ * A release's name holds 32 bits of its digest: who looks for it finds two manifests of one name within a second, and
+ * the services of one would then run in the tree of the other. Throws `manifest_invalid`.
+ */
+export function refuseNamesake(layout: Layout, { manifest, id, text }: Signed): void {
+  if (!releasesOn(layout, manifest.app).includes(id) || readReleaseText(layout, manifest.app, id) === text) return
+  throw new Failure('manifest_invalid', `push ${manifest.app}: another release is named ${id} already`, {
+    hint: 'pack it again: the next second has another name',
+  })
+}
+
+/**
+ * Takes away the directories that a refused first push of an app left empty; those with anything in them stay. Named one
+ * by one: in `shared`, where the app writes, nothing is ever looked for.
+ */
 export function tidyRefused(layout: Layout, app: AppName): void {
-  if (currentRelease(layout, app) === null && releasesOn(layout, app).length === 0) removeEmptyDirs(layout.appDir(app))
+  if (currentRelease(layout, app) !== null || releasesOn(layout, app).length > 0) return
+  for (const dir of [layout.objectsDir, layout.stagingDir, layout.envDir, layout.releasesDir]) removeEmptyDirs(dir(app))
+  removeIfEmpty(layout.appDir(app))
 }
 
 function expectedMode(

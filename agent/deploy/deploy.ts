@@ -7,7 +7,7 @@ import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
 import { currentRelease, type Release, readRelease } from '../state/release-store.ts'
 import { readSigners } from '../state/signers.ts'
-import { type Proved, proveManifest, storeObjects, tidyRefused } from './admit.ts'
+import { type Proved, proveManifest, refuseNamesake, storeObjects, tidyRefused } from './admit.ts'
 import { assemble } from './assemble.ts'
 import { type Asked, type Change, openChange, type Report, runChange } from './change.ts'
 import { goBack } from './go-back.ts'
@@ -26,6 +26,7 @@ export interface Ask extends Asked {
 export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<BundleEntry>): Promise<Proved> {
   try {
     const { proved, first } = await proveManifest(bundle, { app, signers: readSigners(agent.layout), now: new Date() })
+    refuseNamesake(agent.layout, proved.signed)
     await checkRoom(agent, proved.signed.manifest)
     await storeObjects(agent.layout, proved, first, bundle)
     return proved

@@ -59,6 +59,21 @@ export async function awaitHealthy(init: InitSystem, unit: UnitKey, spec: Servic
   }
 }
 
+/**
+ * Throws NotHealthy when something else answers at the port of a unit that does not run. It would answer the gate
+ * too, and a push would be called done whose app dies a moment later because its port is taken.
+ */
+export async function refuseTakenPort(init: InitSystem, unit: UnitKey, { port }: ServiceSpec): Promise<void> {
+  if (port === undefined) return
+  const facts = await init.facts(unit)
+  if (facts.pid !== undefined) return
+  for (const host of LOOPBACKS) {
+    if ((await probePort(host, port)) !== undefined) continue
+    const why = `cannot have port ${port}: another program on this host answers at ${host}`
+    throw new NotHealthy(unit, { ...facts, lastExit: undefined }, why)
+  }
+}
+
 /** Says why it is not healthy, or undefined when it is. */
 async function probe({ port, health }: ServiceSpec): Promise<string | undefined> {
   if (port === undefined) return undefined

@@ -11,6 +11,8 @@ import { unitsOf } from './unit.ts'
 
 /** As many lines as fit one screen beside the rest of the receipt. */
 const OUTPUT_LINES = 40
+/** Longer than a line of any stack. An app that ends with megabytes on one line must not make a receipt of megabytes. */
+const OUTPUT_LINE_CHARS = 2_000
 /** The journal lags behind the exit by up to half a second (measured on systemd 255). */
 const OUTPUT_LAG_MS = 600
 
@@ -138,10 +140,14 @@ async function outputOf({ init }: Agent, release: Release, service: ServiceName 
       lines: OUTPUT_LINES,
       ...(service === null ? {} : { service }),
     }
-    for await (const line of init.logs(query, AbortSignal.timeout(5_000))) lines.push(line.message)
+    for await (const line of init.logs(query, AbortSignal.timeout(5_000))) lines.push(clipped(line.message))
   } catch (error) {
     // The receipt is worth having without its output; what went wrong reading it stands in its place.
     lines.push(`(its output could not be read: ${reasonOf(error)})`)
   }
   return lines
+}
+
+function clipped(text: string): string {
+  return text.length > OUTPUT_LINE_CHARS ? `${text.slice(0, OUTPUT_LINE_CHARS).toWellFormed()}…` : text
 }

@@ -3,6 +3,7 @@ import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { Receipt } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { removeTree } from '../state/disk.ts'
+import { makeAppDirs } from '../state/objects.ts'
 import { appsOn, currentRelease, readRelease } from '../state/release-store.ts'
 import { makeCurrent, servingNow } from './switch.ts'
 import { unitsOf } from './unit.ts'
@@ -15,7 +16,10 @@ import { unitsOf } from './unit.ts'
  */
 export async function recover(agent: Agent): Promise<void> {
   const { ledger, layout, log } = agent
-  for (const app of appsOn(layout)) await removeTree(layout.stagingDir(app))
+  for (const app of appsOn(layout)) {
+    await removeTree(layout.stagingDir(app))
+    makeAppDirs(layout, app)
+  }
   for (const { id, app, to } of ledger.openDeploys()) {
     log.warn({ app, change: id }, 'the agent was stopped in the middle of this change')
     let trouble: string | undefined

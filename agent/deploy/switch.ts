@@ -1,12 +1,14 @@
-import { existsSync, lchownSync, mkdirSync } from 'node:fs'
+import { lchownSync, lstatSync, mkdirSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { Failure } from '../../shared/failure.ts'
 import type { AppName, ReleaseId, Slot } from '../../shared/names.ts'
+import { parentsOf } from '../../shared/tree.ts'
 import type { Account, InitSystem, InstalledUnit, UnitKey, UnitSpec } from '../init/init-system.ts'
 import { linkWhole } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
 import { currentRelease, type Release } from '../state/release-store.ts'
 import type { Change } from './change.ts'
-import { awaitHealthy } from './gate.ts'
+import { awaitHealthy, refuseTakenPort } from './gate.ts'
 import { unitsOf } from './unit.ts'
 
 export interface Parts {
@@ -39,7 +41,7 @@ export async function servingNow({ layout, init }: Parts, app: AppName): Promise
 export async function prepareUnits({ layout, init }: Parts, release: Release, serving: Serving): Promise<UnitSpec[]> {
   const { app, shared } = release.manifest
   const account = await init.ensureAccount(app)
-  for (const path of shared) makeShared(layout.sharedPath(app, path), account)
+  for (const path of shared) makeShared({ layout, app }, path, account)
   const units = unitsOf(release, { layout, account, slot: serving.slot === 'a' ? 'b' : 'a' })
   for (const unit of units) await init.install(unit)
   return units
@@ -47,13 +49,28 @@ export async function prepareUnits({ layout, init }: Parts, release: Release, se
 
 /**
  * A shared directory belongs to the app's user; what lies above it does not, so that the app can replace nothing we
- * use. Only this one inode is given away: nothing below it is ever looked at.
+ * use. Only this one inode is given away: nothing below it is ever looked at. What stands in its place is left as it
+ * is, a link to another disk too: above it all is the agent's, so that only an admin could have put it there.
  */
-function makeShared(path: string, { uid, gid }: Account): void {
-  if (existsSync(path)) return
-  mkdirSync(dirname(path), { recursive: true, mode: 0o755 })
-  mkdirSync(path, { mode: 0o750 })
-  if (uid !== undefined && gid !== undefined) lchownSync(path, uid, gid)
+function makeShared(of: { layout: Layout; app: AppName }, path: string, { uid, gid }: Account): void {
+  const at = of.layout.sharedPath(of.app, path)
+  for (const parent of [...parentsOf(path)].reverse()) refuseGivenAway(of.layout.sharedPath(of.app, parent))
+  if (lstatSync(at, { throwIfNoEntry: false }) !== undefined) return
+  mkdirSync(dirname(at), { recursive: true, mode: 0o755 })
+  mkdirSync(at, { mode: 0o750 })
+  if (uid !== undefined && gid !== undefined) lchownSync(at, uid, gid)
+}
+
+/**
+ * A release that shares `data/x` after one that shared `data` would have us make `x` where the app may put a link to
+ * /etc, and give it away there. Throws `path_refused`.
+ */
+function refuseGivenAway(dir: string): void {
+  const stats = lstatSync(dir, { throwIfNoEntry: false })
+  if (stats === undefined || (stats.isDirectory() && stats.uid === process.getuid?.())) return
+  throw new Failure('path_refused', `share ${JSON.stringify(dir)}: it is no directory of the agent's own`, {
+    hint: 'an app can put a link into a directory that was shared before: share that one itself',
+  })
 }
 
 /** Stops what serves, starts the new units and waits until each is healthy. All services are one transaction. */
@@ -77,6 +94,7 @@ export async function startUnits(
   units: readonly UnitSpec[],
   change: Change,
 ): Promise<void> {
+  for (const unit of units) await refuseTakenPort(init, unit, unit.spec)
   for (const unit of units) {
     await init.start(unit)
     change.step('started', { release: unit.release, service: unit.service, slot: unit.slot })

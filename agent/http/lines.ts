@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Context } from 'hono'
 import { stream } from 'hono/streaming'
 import type { Line } from '../../shared/wire.ts'
@@ -10,8 +11,13 @@ export const HEARTBEAT_MS = 4_000
 /**
  * Answers with NDJSON while the work goes on. The work belongs to the agent: when the client hangs up the lines go
  * nowhere and the work goes on. `stream` of Hono, since a bare ReadableStream throws at the next enqueue then.
+ * Throws what the work throws at once: what could not begin is a plain refusal.
  */
-export function answerWithLines(c: Context, log: Log, work: (report: Report) => Promise<void>): Response {
+export async function answerWithLines(
+  c: Context,
+  log: Log,
+  work: (report: Report) => Promise<void>,
+): Promise<Response> {
   const queue: Line[] = []
   let wake: () => void = () => {}
   let over = false
@@ -25,11 +31,10 @@ export function answerWithLines(c: Context, log: Log, work: (report: Report) => 
     wake()
   }
   // Started here and not in the stream's callback: the work must not depend on whether anybody reads the answer.
-  // What it throws (a change that could not even be opened) ends this answer without a last line, which the client
-  // tells as such; left alone it would end the agent.
-  void work(report)
-    .catch((err: unknown) => log.error({ err }, 'a change could not be carried out'))
-    .finally(end)
+  const done = work(report)
+  // What it throws later is a bug, and ends this answer without a last line; left alone it would end the agent.
+  void done.catch((err: unknown) => log.error({ err }, 'a change could not be carried out')).finally(end)
+  await Promise.race([done, nextTurn()])
   c.header('content-type', 'application/x-ndjson')
   return stream(c, async (out) => {
     while (!out.aborted) {

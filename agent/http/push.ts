@@ -41,7 +41,7 @@ export async function push(agent: Agent, app: AppName, identity: Identity, c: Co
   const bundle = bundleOf(c)
   try {
     const proved = await admit(agent, app, bundle)
-    return answerWithLines(c, agent.log, (report) =>
+    return await answerWithLines(c, agent.log, (report) =>
       rollOut(agent, { app, kind: 'push', ...identity, operation, report }, proved).finally(end),
     )
   } catch (error) {

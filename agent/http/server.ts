@@ -57,9 +57,12 @@ export async function listen(agent: Agent, tls: TlsIdentity): Promise<Listening>
 function cutIdleUploads(server: Server): void {
   server.on('request', (request) => {
     const socket: Socket = request.socket
-    socket.setTimeout(DEFAULTS.idleTimeoutMs, () => {
+    const cut = () => {
       if (!request.complete) socket.destroy()
-    })
+    }
+    socket.setTimeout(DEFAULTS.idleTimeoutMs, cut)
+    // Or each of the requests of a long connection would be held to its end.
+    request.once('close', () => socket.off('timeout', cut))
   })
 }
 

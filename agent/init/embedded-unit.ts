@@ -15,7 +15,7 @@ import {
   sendSignal,
   signalFamily,
 } from './embedded-process.ts'
-import { type Running, startProcess } from './embedded-start.ts'
+import { type Running, type Start, startProcess } from './embedded-start.ts'
 import type { UnitFacts, UnitSpec } from './init-system.ts'
 
 // One unit's life, as systemd leads it with Restart=always: from a start by hand, through respawns, to the stop by hand
@@ -32,6 +32,8 @@ export interface UnitContext {
   /** Notes what was started, for an agent that finds it left over. */
   noteRun(run: Run): Promise<void>
   report(exit: ExitFact, respawns: number): void
+  /** What this start of the unit inherits. */
+  socketsOf(unit: UnitSpec): Start['sockets']
   book: LogBook
   pipeFile: string
   log: Log
@@ -68,7 +70,8 @@ export function createUnit(context: UnitContext): Unit {
     startTimes.push(performance.now())
     const unit = await context.read()
     const { book, pipeFile } = context
-    const started = await startProcess({ unit, invocation, book, pipeFile })
+    const sockets = context.socketsOf(unit)
+    const started = await startProcess({ unit, invocation, book, pipeFile, sockets })
     const { pid, stamp } = started
     // A full disk must not keep a service from coming back. Its mark was noted before and finds it too.
     await context

@@ -11,6 +11,7 @@ import { createLogBook } from './embedded-log.ts'
 import { readLogs } from './embedded-log-read.ts'
 import { killFamily, leftoverOf, membersOf, stampOf } from './embedded-process.ts'
 import { type Records, readEnvironment, recordsAt, writeEnvironment } from './embedded-record.ts'
+import { createSockets } from './embedded-sockets.ts'
 import { createUnit, type Unit } from './embedded-unit.ts'
 import type { InitSystem, UnitExit, UnitFacts, UnitKey } from './init-system.ts'
 
@@ -44,6 +45,7 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
   await endLeftovers(records, log)
 
   const book = createLogBook(join(dir, 'logs'), log)
+  const sockets = createSockets(join(dir, 'sockets'))
   const units = new Map<string, Unit>()
   const turns = new Map<string, Promise<unknown>>()
   const listeners: ((exit: UnitExit) => void)[] = []
@@ -65,6 +67,12 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
         noteRun: (run) => records.update(key, (before) => ({ ...known(before, key), run })),
         report: (exit, respawns) => {
           for (const listener of listeners) listener({ app, service, slot, exit, respawns })
+        },
+        socketsOf: (unit) => {
+          if (unit.handover === undefined) return undefined
+          // After a restart of the agent nobody has opened the port yet.
+          sockets.openPort({ ...key, port: unit.handover.port })
+          return { inherited: sockets.inheritedBy(key, unit.handover), isHeld: sockets.isHeld(key) }
         },
         book,
         pipeFile: `${file}.pipe`,
@@ -101,6 +109,7 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
     await Promise.all(turns.values())
     const ends = await Promise.allSettled([...units.values()].map((unit) => unit.stop()))
     listeners.length = 0
+    sockets.close()
     await rm(claimFile, { force: true })
     const failed = ends.find((end) => end.status === 'rejected')
     if (failed) throw failed.reason
@@ -144,6 +153,12 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
         await rm(record.unit.envFile, { force: true })
         await records.remove(key)
       }),
+    openPort: async (port) => sockets.openPort(port),
+    closePort: async (service) => sockets.closePort(service),
+    openPorts: async (app) => sockets.openPorts(app),
+    privateSockets: sockets.privateSockets,
+    hold: async (key) => sockets.hold(key),
+    unhold: async (key) => sockets.unhold(key),
     async facts(key) {
       return (await records.read(key)) === undefined ? ABSENT : unitOf(key).facts()
     },

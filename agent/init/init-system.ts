@@ -9,6 +9,19 @@ export interface UnitKey {
   slot: Slot
 }
 
+/** A service, whichever slot it runs in. */
+export type ServiceKey = Omit<UnitKey, 'slot'>
+
+export interface ServicePort extends ServiceKey {
+  port: number
+}
+
+/** Unix sockets on which one slot answers its probe and takes orders; nobody but the agent can reach them. */
+export interface PrivateSockets {
+  probe: string
+  control: string
+}
+
 /** The unprivileged user an app runs as; undefined ids mean "as the caller" (embedded without root). */
 export interface Account {
   user: string
@@ -31,6 +44,11 @@ export interface UnitSpec extends UnitKey {
   envFile: string
   /** Directories the service may write. */
   writableDirs: string[]
+  /**
+   * The service is given its listening socket instead of opening its port, so that two slots can hand traffic over.
+   * `preload`: an unmodified Node app, by our preload, with private sockets. `inherited`: it speaks LISTEN_FDS itself.
+   */
+  handover?: { port: number; style: 'preload' | 'inherited' } | undefined
 }
 
 /** What init says of a unit right now. */
@@ -94,6 +112,14 @@ export interface InitSystem {
   isEnabled(unit: UnitKey): Promise<boolean>
   /** Stops, disables and forgets the unit; its files are gone afterwards. */
   remove(unit: UnitKey): Promise<void>
+  /** Opens a service's port, to stay open through every switch: with nothing accepting, connections wait. Idempotent. */
+  openPort(port: ServicePort): Promise<void>
+  closePort(service: ServiceKey): Promise<void>
+  openPorts(app: AppName): Promise<ServicePort[]>
+  privateSockets(unit: UnitKey): PrivateSockets
+  /** From its next start on, after a crash too, the unit takes no public connection, until `unhold` and `activate`. */
+  hold(unit: UnitKey): Promise<void>
+  unhold(unit: UnitKey): Promise<void>
   facts(unit: UnitKey): Promise<UnitFacts>
   /** Units of ours that exist on this host, by the files there are. */
   installed(app: AppName): Promise<InstalledUnit[]>

@@ -4,6 +4,7 @@ import type { Command } from '../../shared/manifest.ts'
 import { isReleaseId, parseAppName, parseServiceName, type ReleaseId, SLOTS, type Slot } from '../../shared/names.ts'
 import type { UnitKey, UnitSpec } from './init-system.ts'
 import { execText, pathText, plainText } from './systemd-escape.ts'
+import { socketLines } from './systemd-sockets.ts'
 
 // The text of one slot's unit file. Pure. A whole file of its own for each slot, not a template: writing the idle slot
 // cannot change the one that serves.
@@ -59,16 +60,17 @@ export function unitOwner(text: string): UnitOwner | undefined {
 
 /** Throws `command_refused` or `config_invalid` when systemd could not run exactly what the spec says. */
 export function unitText(unit: UnitSpec, { systemdVersion }: { systemdVersion: number }): string {
-  const { app, service, slot, release } = unit
+  const { app, service, slot, release, handover } = unit
+  const sockets = handover && socketLines(unit, { isPrivate: handover.style === 'preload' })
   return `# Managed by tarmac: written anew by every push, so changes made here are lost.
 [Unit]
 Description=${app} ${service}, slot ${slot}, release ${release}
 After=network-online.target
 Wants=network-online.target
-${startLimit(unit)}
+${startLimit(unit)}${sockets === undefined ? '' : `\n${sockets.unit}`}
 
 [Service]
-${process(unit)}
+${process(unit)}${sockets === undefined ? '' : `\n${sockets.service}`}
 
 ${logging(unit)}
 
@@ -177,7 +179,7 @@ SystemCallErrorNumber=EPERM`
 // Nothing of any app is visible but this release and, at their own paths, the directories this app may write.
 function files({ appsDir, treeDir, writableDirs }: UnitSpec): string {
   return [
-    'InaccessiblePaths=-/etc/tarmac',
+    'InaccessiblePaths=-/etc/tarmac -/run/tarmac',
     `TemporaryFileSystem=${pathText(appsDir)}:ro`,
     `BindReadOnlyPaths=${pathText(treeDir)}`,
     ...writableDirs.map((path) => `BindPaths=${pathText(path)}`),

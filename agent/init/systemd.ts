@@ -1,3 +1,4 @@
+import { readdirSync } from 'node:fs'
 import { mkdir, readFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -12,6 +13,7 @@ import { envText } from './systemd-escape.ts'
 import { createExits } from './systemd-exits.ts'
 import { factsOf, number, startFailure } from './systemd-facts.ts'
 import { installedIn, ownerOf, readIfThere, unitsIn } from './systemd-files.ts'
+import { createPorts, privateName, privateSockets, privateText } from './systemd-sockets.ts'
 import { OLDEST_SYSTEMD, parseUnitName, type UnitOwner, unitName, unitOwner, unitText } from './systemd-unit.ts'
 
 /** Most take 10 ms; a daemon-reload on a host with a thousand units takes a second, on a swapping one many. */
@@ -54,11 +56,18 @@ export async function createSystemd({
     )
   }
   await forEachUnit(exits.seed)
+  const ports = createPorts({ unitDir, systemctl })
   const slots = createSlots({ unitDir, bus, expectStop: exits.expectStop, forget: exits.forget })
   return {
     name: 'systemd',
     ensureAccount,
     ...slots,
+    openPort: ports.openPort,
+    closePort: ports.closePort,
+    openPorts: async (app) => ports.openPorts(app, readdirSync(unitDir)),
+    privateSockets,
+    hold: ports.hold,
+    unhold: ports.unhold,
     onExit: exits.listen,
     logs: (query: LogQuery, signal: AbortSignal) => {
       const services = installedIn(unitDir, query.app).map(({ service }) => service)
@@ -110,6 +119,9 @@ function createSlots({ unitDir, bus, expectStop, forget }: Parts): Slots {
     check(spec, 'install')
     await mkdir(dirname(spec.envFile), { recursive: true, mode: 0o700 })
     await writeWhole(spec.envFile, env, { mode: 0o600 })
+    if (spec.handover?.style === 'preload') {
+      await writeWhole(fileOf(privateName(spec)), privateText(spec), { mode: 0o644 })
+    }
     await writeWhole(fileOf(unit), text, { mode: 0o644 })
     await systemctl(['daemon-reload'])
     // daemon-reload answers 0 for a unit it cannot use, too.
@@ -164,6 +176,7 @@ function createSlots({ unitDir, bus, expectStop, forget }: Parts): Slots {
     await systemctl(['disable', '--no-reload', '--quiet', unit])
     // The unit file comes last: it alone knows where the env file is.
     if (owner.envFile !== undefined) await removeTree(owner.envFile)
+    await removeTree(fileOf(privateName(key)))
     await removeTree(fileOf(unit))
     await systemctl(['daemon-reload'])
     await systemctl(['reset-failed', unit], { okExits: OK_OR_NOTHING_TO_DO })

@@ -81,6 +81,15 @@ export function removeEmptyDirs(path: string): void {
     for (const entry of readdirSync(path, { withFileTypes: true })) {
       if (entry.isDirectory()) removeEmptyDirs(join(path, entry.name))
     }
+  } catch (error) {
+    if (!isErrno(error, 'ENOENT')) throw error
+  }
+  removeIfEmpty(path)
+}
+
+/** Removes this one directory if nothing is in it. */
+export function removeIfEmpty(path: string): void {
+  try {
     rmdirSync(path)
   } catch (error) {
     if (!isErrno(error, 'ENOENT', 'ENOTEMPTY', 'EEXIST')) throw error

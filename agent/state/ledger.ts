@@ -1,40 +1,15 @@
-import { chmodSync, closeSync, openSync } from 'node:fs'
-import { DatabaseSync } from 'node:sqlite'
-import { type Code, Failure } from '../../shared/failure.ts'
+import { type Code, Failure, reasonOf } from '../../shared/failure.ts'
 import type { AppName, ReleaseId, ServiceName } from '../../shared/names.ts'
 import type { ChangeKind, DeployEntry, ExitFact, Receipt, ReleaseState, StepLine } from '../../shared/wire.ts'
+import { openDatabase } from './ledger-schema.ts'
 
 // The record of what happened. What lies on the disk and what init says stay the truth of what is: nothing is ever
 // deleted or started because a row is missing here. And nothing is left undone because a row cannot be written: on a
 // full disk a release that failed must still be gone back from, and old ones be removed. So a change that cannot be
 // noted does not begin (`openDeploy`, `received` throw); what it does afterwards goes on, and `lost` is told.
 
-const PRIVATE = 0o600
-const SCHEMA_VERSION = 1
-const SCHEMA = `
-CREATE TABLE releases (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT,
-  app TEXT NOT NULL, id TEXT NOT NULL,
-  state TEXT NOT NULL, once_healthy INTEGER NOT NULL DEFAULT 0,
-  received_at TEXT NOT NULL, signers TEXT NOT NULL, bytes INTEGER NOT NULL, files INTEGER NOT NULL,
-  UNIQUE (app, id)
-) STRICT;
-CREATE TABLE deploys (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  app TEXT NOT NULL, kind TEXT NOT NULL, who TEXT NOT NULL, key TEXT NOT NULL,
-  from_release TEXT, to_release TEXT, result TEXT NOT NULL, code TEXT,
-  started_at TEXT NOT NULL, ended_at TEXT, seconds REAL, gap_ms INTEGER,
-  steps TEXT NOT NULL DEFAULT '[]', receipt TEXT
-) STRICT;
-CREATE INDEX deploys_by_app ON deploys (app, id);
-CREATE TABLE exits (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  app TEXT NOT NULL, service TEXT NOT NULL, release TEXT, at TEXT NOT NULL,
-  code INTEGER, signal TEXT, oom INTEGER NOT NULL
-) STRICT;
-CREATE INDEX exits_by_service ON exits (app, service, at);
-CREATE TABLE apps (app TEXT PRIMARY KEY, wanted TEXT, bytes_on_disk INTEGER NOT NULL DEFAULT 0) STRICT;
-`
+/** https://www.sqlite.org/rescode.html#full */
+const SQLITE_FULL = 13
 
 /** A release as the ledger knows it. `seq` is the agent's own order: names, mtimes and clients' clocks order nothing. */
 export interface ReleaseRow {
@@ -94,13 +69,7 @@ type Row = Record<string, unknown>
 export type Lost = (what: string, error: unknown) => void
 
 export function openLedger(file: string, lost: Lost): Ledger {
-  // Output of every app and who may deploy stand in it; SQLite gives its -wal and -shm the mode of the file.
-  closeSync(openSync(file, 'a', PRIVATE))
-  chmodSync(file, PRIVATE)
-  const db = new DatabaseSync(file)
-  // FULL: a release that was reported as pushed must still be in the record after a power loss.
-  db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000')
-  migrate(db, file)
+  const db = openDatabase(file)
   const sql = {
     received: db.prepare(
       "INSERT INTO releases (app, id, state, received_at, signers, bytes, files) VALUES (?, ?, 'received', ?, ?, ?, ?)",
@@ -152,12 +121,18 @@ export function openLedger(file: string, lost: Lost): Ledger {
       } catch (error) {
         // SQLite ends the transaction by itself after some errors (SQLITE_FULL): a second end would hide the first.
         if (db.isTransaction) db.exec('ROLLBACK')
-        throw error
+        throw notBegun(app, error)
       }
     },
     setState: (app, id, state) => note(`${app} ${id} is ${state}`, () => sql.setState.run(state, state, app, id)),
     releases: (app) => sql.releases.all(app).map(parseReleaseRow),
-    openDeploy: (d) => Number(sql.openDeploy.run(d.app, d.kind, d.who, d.key, d.from, d.to, d.at).lastInsertRowid),
+    openDeploy(d) {
+      try {
+        return Number(sql.openDeploy.run(d.app, d.kind, d.who, d.key, d.from, d.to, d.at).lastInsertRowid)
+      } catch (error) {
+        throw notBegun(d.app, error)
+      }
+    },
     closeDeploy(id, end) {
       const { to, result, code, seconds, gapMs, at } = end
       const [steps, receipt] = [JSON.stringify(end.steps), end.receipt && JSON.stringify(end.receipt)]
@@ -190,17 +165,12 @@ export function openLedger(file: string, lost: Lost): Ledger {
   }
 }
 
-function migrate(db: DatabaseSync, file: string): void {
-  const { user_version: found } = db.prepare('PRAGMA user_version').get() as { user_version: number }
-  if (found === SCHEMA_VERSION) return
-  if (found > SCHEMA_VERSION) {
-    throw new Failure(
-      'config_invalid',
-      `open ${file}: a newer agent wrote it (schema ${found}, this agent knows ${SCHEMA_VERSION})`,
-      { hint: 'install that agent again' },
-    )
-  }
-  db.exec(`BEGIN; ${SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION}; COMMIT`)
+function notBegun(app: AppName, cause: unknown): unknown {
+  if (!(cause instanceof Error && 'errcode' in cause && cause.errcode === SQLITE_FULL)) return cause
+  return new Failure('disk_full', `change ${app}: it cannot be written down: ${reasonOf(cause)}`, {
+    hint: 'what runs goes on; make room on the host',
+    cause,
+  })
 }
 
 function parseOpenDeploy(row: Row): ReturnType<Ledger['openDeploys']>[number] {

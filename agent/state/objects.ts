@@ -15,12 +15,12 @@ import {
   writeSync,
 } from 'node:fs'
 import { rm } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { setImmediate as breathe } from 'node:timers/promises'
 import { Failure, isErrno } from '../../shared/failure.ts'
 import { isFile, type Manifest, type Mode } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
-import { placeFile } from './disk.ts'
+import { placeFile, removeIfEmpty } from './disk.ts'
 import type { Layout } from './layout.ts'
 
 // The contents of files, each stored once per app under its digest, root-owned and read-only, and hard-linked into
@@ -74,9 +74,15 @@ export interface IncomingObject {
 
 /**
  * Writes one object, counted and hashed on the way, whole or not at all; not yet durable (see `assemble`).
- * Throws `object_mismatch` when the bytes are not those of the digest.
+ * Gives its path, or undefined when it was here before: then the one that releases link to stays, and is none that a
+ * refusal of this upload may take away. Throws `object_mismatch` when the bytes are not those of the digest.
  */
-export async function storeObject(layout: Layout, app: AppName, object: IncomingObject, mode: Mode): Promise<string> {
+export async function storeObject(
+  layout: Layout,
+  app: AppName,
+  object: IncomingObject,
+  mode: Mode,
+): Promise<string | undefined> {
   const path = layout.object(app, object.sha256, mode)
   const temp = layout.incoming(app, `${object.sha256}.part`)
   try {
@@ -88,6 +94,10 @@ export async function storeObject(layout: Layout, app: AppName, object: Incoming
       throw new Failure('object_mismatch', `store ${app}: object ${object.sha256} has the content of ${seen}`, {
         hint: 'it was changed or cut on the way; nothing of it was kept: push again',
       })
+    }
+    if (existsSync(path)) {
+      await rm(temp, { force: true })
+      return undefined
     }
     placeFile(temp, path)
   } catch (error) {
@@ -153,7 +163,11 @@ export function linkObject(
 
 /** Takes back what a refused upload brought, but for what a release links to by now. */
 export function removeObjects(paths: string[]): void {
-  for (const path of paths) if (lstatSync(path).nlink === 1) unlinkSync(path)
+  for (const path of paths) {
+    if (lstatSync(path).nlink > 1) continue
+    unlinkSync(path)
+    removeIfEmpty(dirname(path))
+  }
 }
 
 /** Removes objects that no release links to. Gives the bytes freed. Only while no upload is under way for the app. */

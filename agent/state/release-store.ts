@@ -34,9 +34,13 @@ export function currentRelease(layout: Layout, app: AppName): ReleaseId | null {
 
 /** Throws `release_unknown`. */
 export function readRelease(layout: Layout, app: AppName, id: ReleaseId): Release {
-  let text: string
+  return { id, manifest: parseManifest(readReleaseText(layout, app, id)).manifest }
+}
+
+/** release.json as it was signed. Throws `release_unknown`. */
+export function readReleaseText(layout: Layout, app: AppName, id: ReleaseId): string {
   try {
-    text = readFileSync(layout.manifestFile(app, id), 'utf8')
+    return readFileSync(layout.manifestFile(app, id), 'utf8')
   } catch (cause) {
     if (!isErrno(cause, 'ENOENT')) throw cause
     throw new Failure('release_unknown', `read ${app}: release ${id} is not on this host`, {
@@ -44,7 +48,6 @@ export function readRelease(layout: Layout, app: AppName, id: ReleaseId): Releas
       cause,
     })
   }
-  return { id, manifest: parseManifest(text).manifest }
 }
 
 function namesIn(dir: string): string[] {

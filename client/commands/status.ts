@@ -10,7 +10,6 @@ import { askHosts } from '../hosts.ts'
 import { cell, type Print } from '../print.ts'
 
 const WATCH_MS = 2_000
-const CLEAR_SCREEN = '\x1b[H\x1b[2J'
 
 interface HostAnswer {
   host: Host
@@ -34,7 +33,10 @@ export async function status(context: Context, options: { watch?: boolean; check
   for (;;) {
     const told = await askHosts(context, { hosts, signing }, (connection) => api.status(connection, app))
     const answers = told.map((answer) => ({ ...answer, asked: app }))
-    if (options.watch && !print.json && process.stdout.isTTY) print.line(`${CLEAR_SCREEN}${new Date().toISOString()}`)
+    if (options.watch && !print.json && process.stdout.isTTY) {
+      print.clear()
+      print.line(new Date().toISOString())
+    }
     show(print, answers)
     if (!options.watch) return exitOf(answers, options.check === true)
     await new Promise((resolve) => setTimeout(resolve, WATCH_MS))

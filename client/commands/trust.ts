@@ -18,7 +18,12 @@ export async function trust(context: Context, url: string | undefined, { pin }: 
   const connection = await openConnection(host, {
     async pinOf(asked, shown) {
       seen = shown
-      return expected ?? (pins.of(asked.url) === shown ? shown : trustOnFirstUse(context, asked, shown))
+      const before = pins.of(asked.url)
+      if (expected !== undefined) return expected
+      if (before === shown) return shown
+      // Asked as at a first contact, this would be trusted by habit.
+      if (before !== undefined) print.warn(`${asked.url} had another key until now: ${before}`)
+      return trustOnFirstUse(context, asked, shown)
     },
     signSession: signing.signSession,
   })

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
-import { readdirSync } from 'node:fs'
+import { mkdirSync, readdirSync } from 'node:fs'
+import { createServer } from 'node:http'
 import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { AppStatus, DeployEntry, ReleaseEntry } from '../../shared/wire.ts'
@@ -170,9 +172,44 @@ test('an agent starts although a stray directory lies among its apps', async (t)
   const world = await makeWorld(t)
   await pushed(world, '1')
   await world.stopAgent()
-  const { mkdirSync } = await import('node:fs')
   mkdirSync(join(world.root, 'apps/lost+found'))
   await world.startAgent()
   await until(world, '1')
   assert.equal((await statusOf(world)).app, 'shop')
+})
+
+test('an answer of another program at the port is not taken for the app', async (t) => {
+  const world = await makeWorld(t)
+  const other = createServer((_request, response) => response.end('other'))
+  await new Promise<void>((resolve) => void other.listen(world.port, '127.0.0.1', resolve))
+  const taken = await world.tarmac('push')
+  other.closeAllConnections()
+  await new Promise((resolve) => other.close(resolve))
+  assert.equal(taken.exit, 8)
+  assert.match(taken.stderr, /web cannot have port \d+: another program on this host answers at 127\.0\.0\.1/)
+  assert.equal((await world.tarmac('push')).exit, 0)
+  assert.equal((await world.tarmac('start')).exit, 0, 'starting what runs is fine')
+  assert.equal(await world.get(), '1')
+})
+
+test('an agent killed after the switch and before the record of it counts the push as finished', async (t) => {
+  const world = await makeWorld(t)
+  await pushed(world, '1')
+  await pushed(world, '2')
+  const { running, previousGood } = await statusOf(world)
+  await world.stopAgent('SIGKILL')
+  // The ledger as it is between the rename of `current` and the next row.
+  const db = new DatabaseSync(join(world.root, 'ledger.db'))
+  db.prepare("UPDATE releases SET state = 'started', once_healthy = 0 WHERE id = ?").run(running)
+  db.prepare('UPDATE apps SET wanted = ?').run(previousGood)
+  db.prepare("UPDATE deploys SET result = 'running', ended_at = NULL WHERE to_release = ?").run(running)
+  db.close()
+  await world.startAgent()
+  await until(world, '2')
+  const after = await statusOf(world)
+  assert.deepEqual([after.wanted, after.running, after.services[0]?.state], [running, running, 'running'])
+  const [entry] = await deploysOf(world)
+  assert.deepEqual([entry?.result, entry?.to, entry?.receipt?.running], ['interrupted', running, running])
+  await pushed(world, '3')
+  assert.equal((await statusOf(world)).previousGood, running, 'it is a good one to go back to')
 })

@@ -1,0 +1,31 @@
+import { connect } from 'node:net'
+
+/** The app's own event loop answers; one that does not within this is not well. */
+const ANSWER_TIMEOUT_MS = 5_000
+/** A status is one short line. */
+const MAX_ANSWER_CHARS = 4096
+
+/**
+ * Says one word to a held or running instance over its private control socket and gives the line it answers.
+ * Rejects when nobody answers: the app has not come up yet, or is stuck.
+ */
+export function order(path: string, word: 'activate' | 'status'): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const socket = connect({ path, timeout: ANSWER_TIMEOUT_MS })
+    let answer = ''
+    const end = (error: Error | undefined) => {
+      socket.destroy()
+      if (error === undefined) resolve(answer.split('\n')[0] ?? '')
+      else reject(error)
+    }
+    socket.setEncoding('utf8')
+    socket.once('connect', () => socket.write(`${word}\n`))
+    socket.on('data', (text: string) => {
+      answer += text
+      if (answer.includes('\n') || answer.length > MAX_ANSWER_CHARS) end(undefined)
+    })
+    socket.once('timeout', () => end(new Error(`no answer to ${word} within ${ANSWER_TIMEOUT_MS / 1000} s`)))
+    socket.once('error', end)
+    socket.once('close', () => end(new Error(`closed before it answered ${word}`)))
+  })
+}

@@ -1,0 +1,116 @@
+import { mkdirSync, rmSync } from 'node:fs'
+import * as net from 'node:net'
+import { join } from 'node:path'
+import { Failure } from '../../shared/failure.ts'
+import type { PrivateSockets, ServiceKey, ServicePort, UnitKey } from './init-system.ts'
+
+// The agent holds the listening sockets of its services and passes the descriptors to each process it starts, as
+// systemd does with a socket unit. It never accepts: connections wait until a service does.
+
+/** What Node's cluster uses to bind without listening; libuv begins to accept as soon as it listens itself. */
+interface BoundHandle {
+  fd: number
+  close(): void
+}
+type Bind = (address: string | null, port: number, family: number) => BoundHandle | number
+
+/** sockaddr_un(7): 108 bytes with the NUL. */
+const MAX_SOCKET_PATH_BYTES = 107
+const IPV6 = 6
+const PIPE = -1
+
+export interface Inherited {
+  /** Descriptors as they are in the agent; a process finds them from 3 on, in this order. */
+  fds: number[]
+  /** LISTEN_FDNAMES of sd_listen_fds(3). */
+  names: string[]
+}
+
+export function createSockets(dir: string) {
+  const ports = new Map<string, { port: number; handle: BoundHandle }>()
+  const privates = new Map<string, BoundHandle[]>()
+  const held = new Set<string>()
+  const keyOf = ({ app, service }: ServiceKey) => `${app}/${service}`
+  const slotOf = ({ app, service, slot }: UnitKey) => `${app}/${service}@${slot}`
+
+  function privateSockets(unit: UnitKey): PrivateSockets {
+    const path = join(dir, `${unit.app}-${unit.service}@${unit.slot}`)
+    return { probe: `${path}.probe`, control: `${path}.control` }
+  }
+
+  function closePort(service: ServiceKey): void {
+    ports.get(keyOf(service))?.handle.close()
+    ports.delete(keyOf(service))
+  }
+
+  return {
+    privateSockets,
+    closePort,
+    openPort(wanted: ServicePort): void {
+      const there = ports.get(keyOf(wanted))
+      if (there?.port === wanted.port) return
+      closePort(wanted)
+      ports.set(keyOf(wanted), { port: wanted.port, handle: bindPort(wanted.port) })
+    },
+    openPorts: (app: string): ServicePort[] =>
+      [...ports].flatMap(([key, { port }]) => {
+        const [owner = '', service = ''] = key.split('/')
+        return owner === app ? [{ app: owner, service, port } as ServicePort] : []
+      }),
+    hold: (unit: UnitKey) => void held.add(slotOf(unit)),
+    unhold: (unit: UnitKey) => void held.delete(slotOf(unit)),
+    isHeld: (unit: UnitKey) => held.has(slotOf(unit)),
+    /** What a process of the unit inherits: the public socket, and for our preload the private ones, made anew. */
+    inheritedBy(unit: UnitKey, handover: { port: number; style: 'preload' | 'inherited' }): Inherited {
+      const open = ports.get(keyOf(unit))
+      if (open === undefined)
+        throw new Failure('program_failed', `start ${slotOf(unit)}: its port ${handover.port} is not open`)
+      const inherited: Inherited = { fds: [open.handle.fd], names: [`port-${open.port}`] }
+      if (handover.style === 'inherited') return inherited
+      const { probe, control } = privateSockets(unit)
+      for (const handle of privates.get(slotOf(unit)) ?? []) handle.close()
+      mkdirSync(dir, { recursive: true, mode: 0o700 })
+      const handles = [probe, control].map(bindPath)
+      privates.set(slotOf(unit), handles)
+      return {
+        fds: [...inherited.fds, ...handles.map(({ fd }) => fd)],
+        names: [...inherited.names, 'private', 'private'],
+      }
+    },
+    close(): void {
+      for (const { handle } of ports.values()) handle.close()
+      for (const handle of [...privates.values()].flat()) handle.close()
+    },
+  }
+}
+
+function bindPort(port: number): BoundHandle {
+  // All addresses, IPv6 and IPv4 at once; a kernel without IPv6 gets IPv4 alone.
+  const handle = bind('::', port, IPV6)
+  const bound = typeof handle === 'number' ? bind('0.0.0.0', port, 4) : handle
+  if (typeof bound !== 'number') return bound
+  throw new Failure('program_failed', `open port ${port}: it cannot be bound (error ${bound})`, {
+    hint: `what has it now? ss -ltnp 'sport = :${port}'`,
+  })
+}
+
+function bindPath(path: string): BoundHandle {
+  if (Buffer.byteLength(path) > MAX_SOCKET_PATH_BYTES) {
+    throw new Failure(
+      'config_invalid',
+      `open ${path}: longer than the ${MAX_SOCKET_PATH_BYTES} bytes of a socket's path`,
+      {
+        hint: 'choose a shorter --root',
+      },
+    )
+  }
+  rmSync(path, { force: true })
+  const handle = bind(path, PIPE, PIPE)
+  if (typeof handle !== 'number') return handle
+  throw new Failure('program_failed', `open ${path}: it cannot be bound (error ${handle})`)
+}
+
+function bind(address: string, port: number, family: number): BoundHandle | number {
+  const { _createServerHandle: createServerHandle } = net as unknown as { _createServerHandle: Bind }
+  return createServerHandle(address, port, family)
+}

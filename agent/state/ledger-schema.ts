@@ -1,0 +1,55 @@
+import { chmodSync, closeSync, openSync } from 'node:fs'
+import { DatabaseSync } from 'node:sqlite'
+import { Failure } from '../../shared/failure.ts'
+
+const PRIVATE = 0o600
+const SCHEMA_VERSION = 1
+const SCHEMA = `
+CREATE TABLE releases (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  app TEXT NOT NULL, id TEXT NOT NULL,
+  state TEXT NOT NULL, once_healthy INTEGER NOT NULL DEFAULT 0,
+  received_at TEXT NOT NULL, signers TEXT NOT NULL, bytes INTEGER NOT NULL, files INTEGER NOT NULL,
+  UNIQUE (app, id)
+) STRICT;
+CREATE TABLE deploys (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  app TEXT NOT NULL, kind TEXT NOT NULL, who TEXT NOT NULL, key TEXT NOT NULL,
+  from_release TEXT, to_release TEXT, result TEXT NOT NULL, code TEXT,
+  started_at TEXT NOT NULL, ended_at TEXT, seconds REAL, gap_ms INTEGER,
+  steps TEXT NOT NULL DEFAULT '[]', receipt TEXT
+) STRICT;
+CREATE INDEX deploys_by_app ON deploys (app, id);
+CREATE TABLE exits (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  app TEXT NOT NULL, service TEXT NOT NULL, release TEXT, at TEXT NOT NULL,
+  code INTEGER, signal TEXT, oom INTEGER NOT NULL
+) STRICT;
+CREATE INDEX exits_by_service ON exits (app, service, at);
+CREATE TABLE apps (app TEXT PRIMARY KEY, wanted TEXT, bytes_on_disk INTEGER NOT NULL DEFAULT 0) STRICT;
+`
+
+/** Made when there is none. Throws `config_invalid` for one that a newer agent wrote. */
+export function openDatabase(file: string): DatabaseSync {
+  // Output of every app and who may deploy stand in it; SQLite gives its -wal and -shm the mode of the file.
+  closeSync(openSync(file, 'a', PRIVATE))
+  chmodSync(file, PRIVATE)
+  const db = new DatabaseSync(file)
+  // FULL: a release that was reported as pushed must still be in the record after a power loss.
+  db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000')
+  migrate(db, file)
+  return db
+}
+
+function migrate(db: DatabaseSync, file: string): void {
+  const { user_version: found } = db.prepare('PRAGMA user_version').get() as { user_version: number }
+  if (found === SCHEMA_VERSION) return
+  if (found > SCHEMA_VERSION) {
+    throw new Failure(
+      'config_invalid',
+      `open ${file}: a newer agent wrote it (schema ${found}, this agent knows ${SCHEMA_VERSION})`,
+      { hint: 'install that agent again' },
+    )
+  }
+  db.exec(`BEGIN; ${SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION}; COMMIT`)
+}

@@ -1,0 +1,126 @@
+import assert from 'node:assert/strict'
+import { chmodSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
+import { type TestContext, test } from 'node:test'
+import { type Ledger, openLedger } from '../../agent/state/ledger.ts'
+import { Failure } from '../../shared/failure.ts'
+import { parseAppName, parseReleaseId, parseServiceName } from '../../shared/names.ts'
+import { tempDir } from '../helpers/ssh.ts'
+
+const APP = parseAppName('shop')
+const WEB = parseServiceName('web')
+const [A, B, C] = ['a', 'b', 'c'].map((hex) => parseReleaseId(`20261122T233851Z-0000000${hex}`)) as [
+  ReturnType<typeof parseReleaseId>,
+  ReturnType<typeof parseReleaseId>,
+  ReturnType<typeof parseReleaseId>,
+]
+const facts = { signers: ['ann'], bytes: 10, files: 1 }
+const at = '2026-11-22T23:38:51.000Z'
+
+function ledgerIn(t: TestContext): { ledger: Ledger; file: string; lost: string[] } {
+  const file = join(tempDir(t), 'ledger.db')
+  const lost: string[] = []
+  return { ledger: openLedger(file, (what) => void lost.push(what)), file, lost }
+}
+
+test('a release that comes again moves to the end of the order and stays once healthy; a pruned one is gone', (t) => {
+  const { ledger } = ledgerIn(t)
+  for (const id of [A, B]) ledger.received(APP, { id, ...facts })
+  ledger.setState(APP, A, 'healthy')
+  ledger.setState(APP, A, 'bad')
+  ledger.received(APP, { id: A, ...facts })
+  assert.deepEqual(
+    ledger.releases(APP).map(({ id, state, onceHealthy }) => [id, state, onceHealthy]),
+    [
+      [A, 'received', true],
+      [B, 'received', false],
+    ],
+  )
+  ledger.setState(APP, A, 'pruned')
+  assert.deepEqual(
+    ledger.releases(APP).map(({ id }) => id),
+    [B],
+  )
+  ledger.close()
+})
+
+test('a change that was open when the agent died is found open by the next one', (t) => {
+  const { ledger, file } = ledgerIn(t)
+  const ask = { app: APP, who: 'ann', key: 'SHA256:x', from: A, to: B, at }
+  const first = ledger.openDeploy({ ...ask, kind: 'push' })
+  const second = ledger.openDeploy({ ...ask, kind: 'rollback', from: B, to: A })
+  ledger.closeDeploy(first, {
+    to: B,
+    result: 'done',
+    code: null,
+    seconds: 1.5,
+    gapMs: 20,
+    steps: [],
+    receipt: null,
+    at,
+  })
+  // No close: it was killed.
+  const next = openLedger(file, assert.fail)
+  assert.deepEqual(next.openDeploys(), [{ id: second, app: APP, from: B, to: A }])
+  assert.deepEqual(
+    next.deploys(APP, 10).map(({ id, kind, result, gapMs }) => [id, kind, result, gapMs]),
+    [
+      [second, 'rollback', 'running', null],
+      [first, 'push', 'done', 20],
+    ],
+  )
+  next.close()
+})
+
+test('exits are counted per service from a time on', (t) => {
+  const { ledger } = ledgerIn(t)
+  for (const minute of [10, 20, 30]) {
+    const exit = { code: minute, signal: null, oom: false, at: `2026-11-22T23:${minute}:00.000Z` }
+    ledger.recordExit(APP, WEB, A, exit)
+  }
+  assert.equal(ledger.exitsSince(APP, WEB, '2026-11-22T23:20:00.000Z'), 2)
+  assert.equal(ledger.exitsSince(APP, parseServiceName('worker'), at), 0)
+  assert.equal(ledger.lastExit(APP, WEB, A)?.code, 30)
+  assert.equal(ledger.lastExit(APP, WEB, B), null)
+  ledger.close()
+})
+
+test('the ledger and what SQLite puts beside it are for the agent alone, also one made before', (t) => {
+  const { ledger, file } = ledgerIn(t)
+  ledger.setWanted(APP, A)
+  for (const name of [file, `${file}-wal`, `${file}-shm`]) assert.equal(statSync(name).mode & 0o077, 0, name)
+  ledger.close()
+  chmodSync(file, 0o644)
+  openLedger(file, assert.fail).close()
+  assert.equal(statSync(file).mode & 0o777, 0o600)
+})
+
+test('once the ledger takes nothing more, a change cannot begin, but one under way goes on and its loss is told', (t) => {
+  const { ledger, lost } = ledgerIn(t)
+  ledger.received(APP, { id: A, ...facts })
+  const id = ledger.openDeploy({ app: APP, kind: 'push', who: 'ann', key: '', from: null, to: A, at })
+  // Closed stands for a full disk: either way every write throws.
+  ledger.close()
+  assert.throws(() => ledger.openDeploy({ app: APP, kind: 'push', who: 'ann', key: '', from: null, to: B, at }))
+  assert.throws(() => ledger.received(APP, { id: C, ...facts }))
+  ledger.setState(APP, A, 'failed')
+  ledger.setWanted(APP, A)
+  ledger.setBytesOnDisk(APP, 1)
+  ledger.recordExit(APP, WEB, A, { code: 1, signal: null, oom: false, at })
+  ledger.closeDeploy(id, { to: A, result: 'failed', code: null, seconds: 1, gapMs: 1, steps: [], receipt: null, at })
+  assert.equal(lost.length, 5)
+  assert.match(lost[0] ?? '', /shop 20261122T233851Z-0000000a is failed/)
+})
+
+test('a ledger that a newer agent wrote is left alone, and said so', (t) => {
+  const { ledger, file } = ledgerIn(t)
+  ledger.close()
+  const db = new DatabaseSync(file)
+  db.exec('PRAGMA user_version = 999')
+  db.close()
+  assert.throws(
+    () => openLedger(file, assert.fail),
+    (error) => error instanceof Failure && error.code === 'config_invalid' && /schema 999/.test(error.message),
+  )
+})

@@ -1,0 +1,132 @@
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import { layoutAt } from '../../agent/state/layout.ts'
+import {
+  bytesOfObjects,
+  collectObjects,
+  linkObject,
+  makeAppDirs,
+  missingObjects,
+  removeObjects,
+  storeObject,
+} from '../../agent/state/objects.ts'
+import { Failure } from '../../shared/failure.ts'
+import { normaliseManifest } from '../../shared/manifest.ts'
+import { parseAppName, sha256 } from '../../shared/names.ts'
+import { tempDir } from '../helpers/ssh.ts'
+
+const APP = parseAppName('shop')
+
+function storeIn(t: TestContext) {
+  const root = tempDir(t)
+  const layout = layoutAt(root, join(root, 'etc'))
+  makeAppDirs(layout, APP)
+  const store = async (text: string, as: { sha256?: ReturnType<typeof sha256>; mode?: '0644' | '0755' } = {}) => {
+    const digest = as.sha256 ?? sha256(text)
+    const half = text.length >> 1
+    async function* content() {
+      yield Buffer.from(text.slice(0, half))
+      yield Buffer.from(text.slice(half))
+    }
+    const object = { sha256: digest, size: text.length, content: content() }
+    const path = await storeObject(layout, APP, object, as.mode ?? '0644')
+    assert.ok(path !== undefined, 'it was there already')
+    return path
+  }
+  const staging = () => readdirSync(layout.stagingDir(APP))
+  return { layout, store, staging, release: join(root, 'release') }
+}
+
+function manifestOf(files: { path: string; text: string; mode?: '0644' | '0755' }[]) {
+  return normaliseManifest({
+    format: 1,
+    app: 'shop',
+    created: '2026-11-22T23:38:51Z',
+    services: {
+      web: {
+        command: { exec: ['node'] },
+        health: { intervalMs: 100, timeoutMs: 1000, settleMs: 0 },
+        restart: { attempts: 1, withinMs: 1000, delayMs: 0 },
+        stopTimeoutMs: 1000,
+      },
+    },
+    shared: [],
+    keep: { releases: 2, failed: 0 },
+    files: files.map(({ path, text, mode = '0644' }) => ({ path, mode, size: text.length, sha256: sha256(text) })),
+  })
+}
+
+test('an object lies under its digest, read-only, executable under a name of its own, and staging is empty', async (t) => {
+  const { layout, store, staging } = storeIn(t)
+  const plain = await store('hello')
+  const tool = await store('hello', { mode: '0755' })
+  assert.equal(plain, layout.object(APP, sha256('hello'), '0644'))
+  assert.deepEqual([statSync(plain).mode & 0o7777, statSync(tool).mode & 0o7777], [0o444, 0o555])
+  assert.notEqual(statSync(plain).ino, statSync(tool).ino)
+  assert.deepEqual(staging(), [])
+  assert.equal(await bytesOfObjects(layout, APP), 10)
+})
+
+test('bytes that are not those of the digest leave nothing, small or large, however far they came', async (t) => {
+  const { layout, store, staging } = storeIn(t)
+  for (const text of ['small', 'x'.repeat(3 * 1024 * 1024)]) {
+    const digest = sha256('other')
+    await assert.rejects(
+      store(text, { sha256: digest }),
+      (error) => error instanceof Failure && error.code === 'object_mismatch',
+    )
+    assert.ok(!existsSync(layout.object(APP, digest, '0644')))
+  }
+  async function* cut(): AsyncGenerator<Buffer> {
+    yield Buffer.alloc(1024)
+    throw new Error('the connection ended')
+  }
+  for (const size of [2048, 4 * 1024 * 1024])
+    await assert.rejects(storeObject(layout, APP, { sha256: sha256('x'), size, content: cut() }, '0644'), /ended/)
+  assert.deepEqual(staging(), [])
+  assert.equal(await bytesOfObjects(layout, APP), 0)
+})
+
+test('a large object is whole', async (t) => {
+  const { store } = storeIn(t)
+  const text = 'abcdefgh'.repeat(400_000)
+  const path = await store(text)
+  assert.equal(createHash('sha256').update(readFileSync(path)).digest('hex'), sha256(text))
+})
+
+test('what is there in either mode is not missing, and is linked in the mode a release needs', async (t) => {
+  const { layout, store, staging, release } = storeIn(t)
+  const manifest = manifestOf([
+    { path: 'a', text: 'one' },
+    { path: 'b', text: 'one', mode: '0755' },
+    { path: 'c', text: 'two' },
+  ])
+  await store('one')
+  assert.deepEqual(await missingObjects(layout, manifest), [sha256('two')])
+  mkdirSync(release)
+  linkObject(layout, APP, { sha256: sha256('one'), mode: '0755', size: 3 }, join(release, 'b'))
+  assert.equal(statSync(join(release, 'b')).mode & 0o7777, 0o555)
+  assert.equal(statSync(layout.object(APP, sha256('one'), '0644')).mode & 0o7777, 0o444, 'the other one is as it was')
+  assert.throws(
+    () => linkObject(layout, APP, { sha256: sha256('two'), mode: '0644', size: 3 }, join(release, 'c')),
+    (error) => error instanceof Failure && error.code === 'object_missing',
+  )
+  assert.deepEqual(staging(), [])
+})
+
+test('collecting removes what no release links to, and says how much; a refusal takes back only what it brought', async (t) => {
+  const { layout, store, release } = storeIn(t)
+  const [used, idle, refused] = [await store('used'), await store('idle!'), await store('used too')]
+  mkdirSync(release)
+  for (const path of [used, refused]) linkSync(path, join(release, path.slice(-8)))
+  removeObjects([refused])
+  assert.ok(existsSync(refused), 'a release has it by now')
+  assert.equal(await collectObjects(layout, APP), 5)
+  assert.deepEqual([existsSync(used), existsSync(idle)], [true, false])
+  removeObjects([await store('brought')])
+  assert.equal(await bytesOfObjects(layout, APP), 12)
+  assert.equal(await collectObjects(layout, parseAppName('nowhere')), 0)
+})

@@ -1,0 +1,96 @@
+import assert from 'node:assert/strict'
+import { execFileSync, spawnSync } from 'node:child_process'
+import { cpSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { makeWorld, projectText, type World } from '../helpers/world.ts'
+
+// Failures other than a broken release: each leaves what DESIGN.md's exit code says, and a way on.
+
+const appOf = async (world: World) => JSON.parse((await world.tarmac('status', '--json')).stdout).hosts[0].apps[0]
+
+test('a push that cannot prepare its switch exits 6: the old release never noticed', async (t) => {
+  const world = await makeWorld(t)
+  await world.tarmac('push')
+  const before = await appOf(world)
+  const inTheWay = join(world.root, 'apps/shop/env/web@b.env')
+  mkdirSync(inTheWay)
+  world.version('2')
+  const { exit, stdout, stderr } = await world.tarmac('push')
+  assert.equal(exit, 6, stderr)
+  assert.match(stdout, new RegExp(`failed: ${before.running} serves on; nothing was changed`))
+  assert.ok(stderr.includes(inTheWay), 'it says what is in the way')
+  const after = await appOf(world)
+  assert.deepEqual([await world.get(), after.services[0].pid], ['1', before.services[0].pid])
+  assert.equal((await world.tarmac('status', '--check')).exit, 0)
+  assert.deepEqual(readdirSync(join(world.root, 'apps/shop/staging')), [])
+  rmSync(inTheWay, { recursive: true })
+  assert.deepEqual([(await world.tarmac('push', '--force')).exit, await world.get()], [0, '2'])
+})
+
+test('when the release before cannot come back either the exit is 8, it is said, and a fix is one push away', async (t) => {
+  const world = await makeWorld(t)
+  // Each release looks at what the one before it left: a migration that cannot be undone.
+  const server = (version: string, poisons: boolean) => `const fs = require('node:fs')
+if (${poisons}) { fs.writeFileSync('data/migrated', ''); process.exit(5) }
+if (fs.existsSync('data/migrated') && ${version} < 3) { console.error('version ${version} cannot read this'); process.exit(6) }
+require('node:http').createServer((q, r) => r.end('${version}')).listen(process.env.PORT)\n`
+  const toml = `shared = ["data"]\n${projectText(world.port, world.url)}`
+  world.write({ 'tarmac.toml': toml, 'server.js': server('1', false) })
+  await world.tarmac('push')
+  world.write({ 'server.js': server('2', true) })
+  const { exit, stdout, stderr } = await world.tarmac('push', '--json')
+  assert.equal(exit, 8, stderr)
+  const failed = JSON.parse(stdout.trim().split('\n').at(-2) ?? '')
+  assert.equal(failed.code, 'deploy_down')
+  assert.deepEqual([failed.receipt.exit.code, failed.receipt.running], [5, null])
+  assert.match(failed.receipt.undone[0], /going back to \S+ failed too: .*gave up after 3 starts/)
+  const down = await appOf(world)
+  assert.deepEqual([down.running, down.services[0].state, down.services[0].lastExit.code], [null, 'crash-looping', 6])
+  assert.equal((await world.tarmac('status', '--check')).exit, 10)
+  const restarted = await world.tarmac('restart')
+  assert.equal(restarted.exit, 8)
+  assert.match(restarted.stderr, /version 1 cannot read this/)
+
+  world.write({ 'server.js': server('3', false) })
+  assert.deepEqual([(await world.tarmac('push')).exit, await world.get()], [0, '3'])
+  const back = await world.tarmac('rollback')
+  assert.equal(back.exit, 7, 'the old one is still unable, and that is found out without losing the new one')
+  assert.equal(await world.get(), '3')
+})
+
+test('on a disk without a free byte what runs goes on and comes back, changes are refused, and room heals it', async (t) => {
+  const world = await makeWorld(t, { started: false })
+  const copy = join(world.dir, 'copy')
+  cpSync(world.root, copy, { recursive: true })
+  const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=24m,mode=755', 'tmpfs', world.root])
+  if (mounted.status !== 0) return t.skip('only root may mount a small disk')
+  try {
+    cpSync(copy, world.root, { recursive: true })
+    await world.startAgent()
+    await world.tarmac('push')
+    world.version('2')
+    await world.tarmac('push')
+    const { pid } = (await appOf(world)).services[0]
+    const fill = join(world.root, 'fill')
+    assert.throws(() => writeFileSync(fill, Buffer.alloc(64 * 1024 * 1024)), /ENOSPC/)
+    world.version('3')
+    for (const command of ['push', 'rollback', 'restart']) {
+      const { exit, stdout } = await world.tarmac(command, '--json')
+      assert.equal(exit, 3, command)
+      assert.match(stdout, /"disk_full"/)
+      assert.deepEqual([await world.get(), (await appOf(world)).services[0].pid], ['2', pid])
+    }
+    process.kill(pid, 'SIGKILL')
+    for (let tries = 0; tries < 100 && (await appOf(world)).services[0].pid === pid; tries++) await sleep(100)
+    for (let tries = 0; tries < 100 && (await world.get()) !== '2'; tries++) await sleep(50)
+    assert.equal(await world.get(), '2', 'an exit that cannot be noted is no reason not to respawn')
+    assert.match((await world.tarmac('status')).stderr, /disk critical: 0 B/)
+    rmSync(fill)
+    assert.deepEqual([(await world.tarmac('push')).exit, await world.get()], [0, '3'])
+  } finally {
+    await world.stopAgent()
+    execFileSync('umount', [world.root])
+  }
+})
