@@ -20,19 +20,21 @@ void main(process.argv).then((code) => {
 
 async function main(argv: string[]): Promise<number> {
   let code = 0
+  let hint: string | undefined
   const program = new Command('tarmac')
   const context = (): Context => contextOf(program.opts<GlobalOptions>())
   const run: Run = async (work) => {
     code = await work(context())
   }
   describeProgram(program)
-  addChanges(program, run)
+  addChanges(program, (work) => {
+    hint = 'what an agent has begun goes on: tarmac deploys'
+    return run(work)
+  })
   addQuestions(program, run)
   addLocal(program, run)
   process.once('SIGINT', () => {
-    context().print.failure(
-      new Failure('cancelled', 'cancelled', { hint: 'what an agent has begun goes on: tarmac deploys' }),
-    )
+    context().print.failure(new Failure('cancelled', 'cancelled', hint === undefined ? {} : { hint }))
     process.exit(130)
   })
   // A reader that has enough (`| head`) closes the pipe: that is no error.

@@ -120,15 +120,16 @@ export async function runChange(agent: Agent, change: Change, work: () => Promis
     change.done({ release: change.to, previous: change.from })
     log.info(about, 'change done')
   } catch (error) {
-    const { failure, receipt } = error instanceof ChangeFailed ? error : early(agent, change, error)
+    const { failure, receipt } = error instanceof ChangeFailed ? error : await early(agent, change, error)
     log.error({ ...about, code: failure.code, err: failure.code === 'internal' ? error : undefined }, failure.message)
     change.failed(failure, receipt)
   }
 }
 
-/** It failed before anything that serves was touched: the old release never noticed. */
-function early({ layout, ledger }: Agent, change: Change, error: unknown): ChangeFailed {
-  const running = currentRelease(layout, change.app)
+/** It failed outside of a switch, with its way back: what runs now is asked of init. */
+async function early(agent: Agent, change: Change, error: unknown): Promise<ChangeFailed> {
+  const { ledger } = agent
+  const running = await runningNow(agent, change.app)
   const known = error instanceof Failure
   const reason = known ? error.message : `a bug in the agent: ${reasonOf(error)}`
   if (change.to !== null && change.to !== running) ledger.setState(change.app, change.to, 'failed')
@@ -149,4 +150,16 @@ function early({ layout, ledger }: Agent, change: Change, error: unknown): Chang
     undone: [],
     next: ['tarmac status', 'tarmac deploys'],
   })
+}
+
+async function runningNow({ layout, init }: Agent, app: AppName): Promise<ReleaseId | null> {
+  const current = currentRelease(layout, app)
+  try {
+    for (const unit of await init.installed(app)) {
+      if (unit.release === current && (await init.facts(unit)).state === 'running') return current
+    }
+  } catch {
+    // Init does not answer either: nothing can be said to run.
+  }
+  return null
 }

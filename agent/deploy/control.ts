@@ -66,11 +66,15 @@ async function startAll(
     await startUnits(agent, units, change)
   } catch (cause) {
     const receipt = await receiptOf(agent, { release, units, cause }, change)
-    const failure = new Failure('deploy_down', `${change.kind} ${change.app}: ${release.id}: ${receipt.reason}`, {
+    // What a person asked to run, and runs, is left running; but it is said for what it is.
+    const states = await Promise.all(units.map(async (unit) => (await agent.init.facts(unit)).state))
+    const running = states.every((state) => state === 'running') ? release.id : null
+    const code = running === null ? 'deploy_down' : 'deploy_failed'
+    const failure = new Failure(code, `${change.kind} ${change.app}: ${release.id}: ${receipt.reason}`, {
       hint: `go back: tarmac rollback; or see why: ${receipt.next[0] ?? reasonOf(cause)}`,
       cause,
     })
-    throw new ChangeFailed(failure, receipt)
+    throw new ChangeFailed(failure, { ...receipt, running })
   }
 }
 

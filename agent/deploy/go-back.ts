@@ -16,6 +16,12 @@ const OUTPUT_LINE_CHARS = 2_000
 /** The journal lags behind the exit by up to half a second (measured on systemd 255). */
 const OUTPUT_LAG_MS = 600
 
+const PHASES: Record<string, string> = {
+  gate: 'did not become healthy',
+  start: 'was not started',
+  switch: 'was not made current',
+}
+
 interface FailedSwitch {
   release: Release
   units: UnitSpec[]
@@ -30,7 +36,7 @@ interface FailedSwitch {
 export async function goBack(agent: Agent, failed: FailedSwitch, change: Change): Promise<ChangeFailed> {
   const { release, serving, cause } = failed
   const receipt = await receiptOf(agent, failed, change)
-  const what = `${change.kind} ${change.app}: ${release.id} ${cause instanceof NotHealthy ? `did not become healthy: ${receipt.reason}` : `was not started: ${receipt.reason}`}`
+  const what = `${change.kind} ${change.app}: ${release.id} ${PHASES[receipt.phase] ?? 'failed'}: ${receipt.reason}`
   change.step('unhealthy', { release: release.id, message: receipt.reason })
   agent.ledger.setState(change.app, release.id, 'failed')
   const lost = await stopFailed(agent, failed.units, change)
@@ -115,7 +121,8 @@ export async function receiptOf(
     app: change.app,
     release: release.id,
     service,
-    phase: cause instanceof NotHealthy ? 'gate' : 'start',
+    // After all were healthy only making it current was left to do.
+    phase: cause instanceof NotHealthy ? 'gate' : change.phase === 'healthy' ? 'switch' : 'start',
     reason: `${service === null ? '' : `${service} `}${reasonOf(cause)}${how}`,
     exit,
     respawns: facts?.respawns ?? null,

@@ -50,7 +50,9 @@ export function planRetention(releases: readonly Kept[], facts: RetentionFacts):
 export function previousGood(releases: readonly Kept[], current: ReleaseId | null): ReleaseId | null {
   let best: Kept | undefined
   for (const release of releases) {
-    if (!release.onceHealthy || release.state === 'bad' || release.id === current) continue
+    // One that failed when it was last tried would only fail again.
+    if (!release.onceHealthy || release.state === 'bad' || release.state === 'failed' || release.id === current)
+      continue
     if (!best || release.seq > best.seq) best = release
   }
   return best?.id ?? null

@@ -4,7 +4,7 @@ import type { Command } from '../../shared/manifest.ts'
 import { isReleaseId, parseAppName, parseServiceName, type ReleaseId, SLOTS, type Slot } from '../../shared/names.ts'
 import type { UnitKey, UnitSpec } from './init-system.ts'
 import { execText, pathText, plainText } from './systemd-escape.ts'
-import { socketLines } from './systemd-sockets.ts'
+import { socketLines } from './systemd-socket-unit.ts'
 
 // The text of one slot's unit file. Pure. A whole file of its own for each slot, not a template: writing the idle slot
 // cannot change the one that serves.

@@ -13,7 +13,8 @@ import { envText } from './systemd-escape.ts'
 import { createExits } from './systemd-exits.ts'
 import { factsOf, number, startFailure } from './systemd-facts.ts'
 import { installedIn, ownerOf, readIfThere, unitsIn } from './systemd-files.ts'
-import { createPorts, privateName, privateSockets, privateText } from './systemd-sockets.ts'
+import { privateName, privateSockets, privateText } from './systemd-socket-unit.ts'
+import { createPorts } from './systemd-sockets.ts'
 import { OLDEST_SYSTEMD, parseUnitName, type UnitOwner, unitName, unitOwner, unitText } from './systemd-unit.ts'
 
 /** Most take 10 ms; a daemon-reload on a host with a thousand units takes a second, on a swapping one many. */

@@ -29,6 +29,11 @@ export async function push(context: Context, path: string | undefined, options: 
     if (context.options.app !== undefined && context.options.app !== app) {
       throw new Failure('usage', `push --app ${context.options.app}: this release is of the app ${app}`)
     }
+    if (project && project.app !== app && !context.options.host?.length) {
+      throw new Failure('usage', `push ${path}: it is of the app ${app}, and tarmac.toml here of ${project.app}`, {
+        hint: 'say where it goes: --host https://…',
+      })
+    }
     const hosts = targetHosts(context, project, 'change')
     const sent: Sent = { bytes: 0, objects: 0, reused: 0 }
     const outcomes = await changeHosts(context, { hosts, signing }, (connection) =>

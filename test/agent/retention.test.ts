@@ -102,10 +102,12 @@ test('of each kind the newest are kept, as many as the quota says, and beyond it
   )
 })
 
-test('a rollback goes to the newest good one that is neither bad nor running, or nowhere', () => {
+test('a rollback goes to the newest good one that is neither bad, failed nor running, or nowhere', () => {
   fc.assert(
     fc.property(cases, ({ releases, current }) => {
-      const fit = releases.filter(({ id, state, onceHealthy }) => onceHealthy && state !== 'bad' && id !== current)
+      const fit = releases.filter(
+        ({ id, state, onceHealthy }) => onceHealthy && state !== 'bad' && state !== 'failed' && id !== current,
+      )
       const newest = fit.sort((a, b) => b.seq - a.seq)[0]
       assert.equal(previousGood(releases, current), newest?.id ?? null)
     }),
