@@ -11,6 +11,8 @@ import { createEmbedded } from './init/embedded.ts'
 import type { InitSystem } from './init/init-system.ts'
 import { createSystemd } from './init/systemd.ts'
 import { createLog, type Log } from './log.ts'
+import { preloadText } from './preload/preload.ts'
+import { writeWhole } from './state/disk.ts'
 import { openLedger } from './state/ledger.ts'
 import { readSigners } from './state/signers.ts'
 import { readTls } from './state/tls.ts'
@@ -24,6 +26,7 @@ export async function serve(overrides: Overrides): Promise<void> {
   refuseClosedRoot(config)
   const log = createLog()
   mkdirSync(config.layout.appsDir, { recursive: true, mode: 0o755 })
+  mkdirSync(dirname(config.layout.preloadFile), { recursive: true, mode: 0o755 })
   const ledger = openLedger(config.layout.ledgerFile, (what, err) => log.error({ what, err }, 'not in the ledger'))
   const agent: Agent = Object.freeze({
     config,
@@ -35,6 +38,7 @@ export async function serve(overrides: Overrides): Promise<void> {
     pin: tls.pin,
     startedAt: new Date().toISOString(),
   })
+  await writeWhole(config.layout.preloadFile, preloadText, { mode: 0o444 })
   watchExits(agent)
   await recover(agent)
   const listening = await listen(agent, tls)

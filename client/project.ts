@@ -52,7 +52,7 @@ export const projectSchema = v.strictObject({
         v.description('what runs, in the release directory; the port is in PORT'),
       ),
       port: v.optional(v.number()),
-      switch: v.optional(v.literal('restart')),
+      switch: v.optional(v.picklist(['restart', 'slots'])),
       stop_timeout: v.optional(duration),
       health: v.optional(
         v.strictObject({

@@ -8,8 +8,8 @@ export type Command = { exec: string[] } | { shell: string }
 export interface ServiceSpec {
   command: Command
   port?: number
-  /** `restart`: stop the old one, then start the new one. */
-  switch?: 'restart'
+  /** `restart` (also when absent): stop the old one, then start the new one. `slots`: hand the port over without a gap. */
+  switch?: 'restart' | 'slots'
   health: { path?: string; status?: number; intervalMs: number; timeoutMs: number; settleMs: number }
   /** The respawn limit: at most `attempts` starts within `withinMs`, `delayMs` apart. */
   restart: { attempts: number; withinMs: number; delayMs: number }
@@ -38,7 +38,7 @@ export const serviceSchema = v.strictObject({
     v.strictObject({ shell: v.pipe(argument, v.minLength(1)) }),
   ]),
   port: v.optional(whole(1, 65_535)),
-  switch: v.optional(v.literal('restart')),
+  switch: v.optional(v.picklist(['restart', 'slots'])),
   health: v.strictObject({
     path: v.optional(
       v.pipe(v.string(), v.regex(/^\/[\x21-\x7e]*$/, 'must begin with "/" and hold no blanks'), v.maxLength(1000)),

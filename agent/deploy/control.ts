@@ -6,7 +6,7 @@ import { currentRelease, type Release, readRelease } from '../state/release-stor
 import { type Change, ChangeFailed, openChange, runChange } from './change.ts'
 import type { Ask } from './deploy.ts'
 import { receiptOf } from './go-back.ts'
-import { servingNow, startUnits } from './switch.ts'
+import { openUp, servingNow, startUnits } from './switch.ts'
 import { unitsOf } from './unit.ts'
 
 // Changes that move no release: what runs is stopped, started, or both, each with the gate.
@@ -24,6 +24,8 @@ export async function stop(agent: Agent, ask: Ask): Promise<void> {
   await withCurrent(agent, ask, async (_release, units, change) => {
     for (const unit of units) await agent.init.disable(unit)
     await stopAll(agent, units, change)
+    // With the port open callers would wait for an answer that nobody is going to give.
+    for (const unit of units) if (unit.handover) await agent.init.closePort(unit)
   })
 }
 
@@ -63,6 +65,7 @@ async function startAll(
   change: Change,
 ): Promise<void> {
   try {
+    await openUp(agent.init, units)
     await startUnits(agent, units, change)
   } catch (cause) {
     const receipt = await receiptOf(agent, { release, units, cause }, change)

@@ -15,7 +15,8 @@ import type { Operation } from './operations.ts'
 import { pruneApp } from './prune.ts'
 import { previousGood } from './retention.ts'
 import { checkRoom } from './room.ts'
-import { makeCurrent, prepareUnits, replaceUnits, type Serving, servingNow } from './switch.ts'
+import { makeCurrent, type Progress, prepareUnits, replaceUnits, type Serving, servingNow } from './switch.ts'
+import { refuseLaunchers } from './unit.ts'
 
 export interface Ask extends Asked {
   operation: Operation
@@ -27,6 +28,7 @@ export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<Bu
   try {
     const { proved, first } = await proveManifest(bundle, { app, signers: readSigners(agent.layout), now: new Date() })
     refuseNamesake(agent.layout, proved.signed)
+    refuseLaunchers(proved.signed.manifest)
     await checkRoom(agent, proved.signed.manifest)
     await storeObjects(agent.layout, proved, first, bundle)
     return proved
@@ -63,15 +65,16 @@ export async function rollBack(agent: Agent, ask: Ask, release: Release): Promis
 async function switchTo(agent: Agent, release: Release, change: Change): Promise<void> {
   const serving: Serving = await servingNow(agent, change.app)
   const units = await prepareUnits(agent, release, serving)
+  const progress: Progress = { stopped: [], opened: [] }
   try {
     agent.ledger.setState(change.app, release.id, 'started')
-    await replaceUnits(agent, units, serving.units, change)
+    await replaceUnits(agent, { units, old: serving.units, progress }, change)
     await makeCurrent(agent, release, units)
     agent.ledger.setState(change.app, release.id, 'healthy')
     agent.ledger.setWanted(change.app, release.id)
     change.step('switched', { release: release.id })
   } catch (cause) {
-    throw await goBack(agent, { release, units, serving, cause }, change)
+    throw await goBack(agent, { release, units, serving, progress, cause }, change)
   } finally {
     await pruneApp(agent, change)
   }

@@ -6,7 +6,7 @@ import type { UnitFacts, UnitKey, UnitSpec } from '../init/init-system.ts'
 import { type Release, readRelease } from '../state/release-store.ts'
 import { type Change, ChangeFailed } from './change.ts'
 import { NotHealthy } from './gate.ts'
-import { makeCurrent, type Serving, startUnits } from './switch.ts'
+import { makeCurrent, openUp, type Progress, type Serving, startUnits } from './switch.ts'
 import { unitsOf } from './unit.ts'
 
 /** As many lines as fit one screen beside the rest of the receipt. */
@@ -26,6 +26,7 @@ interface FailedSwitch {
   release: Release
   units: UnitSpec[]
   serving: Serving
+  progress: Progress
   cause: unknown
 }
 
@@ -39,12 +40,13 @@ export async function goBack(agent: Agent, failed: FailedSwitch, change: Change)
   const what = `${change.kind} ${change.app}: ${release.id} ${PHASES[receipt.phase] ?? 'failed'}: ${receipt.reason}`
   change.step('unhealthy', { release: release.id, message: receipt.reason })
   agent.ledger.setState(change.app, release.id, 'failed')
-  const lost = await stopFailed(agent, failed.units, change)
+  const lost = await stopFailed(agent, failed, change)
   if (lost !== undefined) return down(receipt, what, `stopping it failed too: ${lost}`)
   if (serving.release === null) {
     agent.ledger.setWanted(change.app, release.id)
     return down(receipt, what, 'there is no earlier release to go back to')
   }
+  if (failed.progress.stopped.length === 0) return untouched(receipt, what, serving.release)
   change.step('going-back', { release: serving.release })
   const notBack = await startAgain(agent, serving.release, failed, change)
   if (notBack !== undefined) return down(receipt, what, `going back to ${serving.release} failed too: ${notBack}`)
@@ -60,6 +62,12 @@ export async function goBack(agent: Agent, failed: FailedSwitch, change: Change)
   })
 }
 
+/** It failed beside the old release, which never noticed. */
+function untouched(receipt: Receipt, what: string, running: ReleaseId): ChangeFailed {
+  const failure = new Failure('deploy_failed', what, { hint: `${running} serves on; see why with: ${receipt.next[0]}` })
+  return new ChangeFailed(failure, { ...receipt, running, undone: [`${receipt.release} was stopped`] })
+}
+
 function down(receipt: Receipt, what: string, why: string): ChangeFailed {
   const failure = new Failure('deploy_down', `${what}; ${why}`, {
     hint: 'nothing serves now: push a fix, or tarmac rollback RELEASE',
@@ -68,7 +76,11 @@ function down(receipt: Receipt, what: string, why: string): ChangeFailed {
 }
 
 /** A unit that gave up is left as it is: what init says of it (its respawns, its exit) is evidence. */
-async function stopFailed({ init }: Agent, units: UnitSpec[], change: Change): Promise<string | undefined> {
+async function stopFailed(
+  { init }: Agent,
+  { units, progress }: FailedSwitch,
+  change: Change,
+): Promise<string | undefined> {
   try {
     for (const unit of units) {
       const { state } = await init.facts(unit)
@@ -76,6 +88,8 @@ async function stopFailed({ init }: Agent, units: UnitSpec[], change: Change): P
       await init.disable(unit)
       change.step('stopped', { release: unit.release, service: unit.service, slot: unit.slot })
     }
+    // Nothing is behind a port that was opened for this release alone: callers are refused, not kept waiting.
+    for (const service of progress.opened) await init.closePort(service)
     return undefined
   } catch (error) {
     return reasonOf(error)
@@ -95,6 +109,7 @@ async function startAgain(
     const old = unitsOf(before, { layout: agent.layout, account, slot })
     // Written again when they are not there: with nothing of it installed there is nothing to start.
     if (serving.units.length < old.length) for (const unit of old) await agent.init.install(unit)
+    await openUp(agent.init, old)
     await startUnits(agent, old, change)
     await makeCurrent(agent, before, old)
     return undefined

@@ -5,7 +5,7 @@ import type { Agent } from '../agent.ts'
 import { removeTree } from '../state/disk.ts'
 import { makeAppDirs } from '../state/objects.ts'
 import { appsOn, currentRelease, readRelease } from '../state/release-store.ts'
-import { makeCurrent, servingNow } from './switch.ts'
+import { makeCurrent, openUp, servingNow } from './switch.ts'
 import { unitsOf } from './unit.ts'
 
 /**
@@ -78,6 +78,7 @@ async function backToCurrent(agent: Agent, app: AppName): Promise<void> {
   if (serving.release === null || serving.slot === null) return
   const release = readRelease(layout, app, serving.release)
   const units = unitsOf(release, { layout, account: await init.ensureAccount(app), slot: serving.slot })
+  await openUp(init, units)
   for (const unit of units) {
     if ((await init.facts(unit)).state !== 'running') await init.start(unit)
   }

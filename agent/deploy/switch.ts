@@ -3,11 +3,12 @@ import { dirname } from 'node:path'
 import { Failure } from '../../shared/failure.ts'
 import type { AppName, ReleaseId, Slot } from '../../shared/names.ts'
 import { parentsOf } from '../../shared/tree.ts'
-import type { Account, InitSystem, InstalledUnit, UnitKey, UnitSpec } from '../init/init-system.ts'
+import type { Account, InitSystem, InstalledUnit, ServiceKey, UnitKey, UnitSpec } from '../init/init-system.ts'
 import { linkWhole } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
 import { currentRelease, type Release } from '../state/release-store.ts'
 import type { Change } from './change.ts'
+import { order } from './control-socket.ts'
 import { awaitHealthy, refuseTakenPort } from './gate.ts'
 import { unitsOf } from './unit.ts'
 
@@ -73,19 +74,79 @@ function refuseGivenAway(dir: string): void {
   })
 }
 
-/** Stops what serves, starts the new units and waits until each is healthy. All services are one transaction. */
+/** How far a switch has come: what it must undo when it fails. */
+export interface Progress {
+  /** Units that served and were stopped. */
+  stopped: UnitKey[]
+  /** Services whose port was opened for this release, and for none before. */
+  opened: ServiceKey[]
+}
+
+/**
+ * Puts the new units in the place of the old ones; all services are one transaction. Those that hand traffic over are
+ * started beside the old ones, and nobody notices until all have passed their gate; the others are stopped and started.
+ */
 export async function replaceUnits(
   { init }: Parts,
-  units: UnitSpec[],
-  old: readonly UnitKey[],
+  { units, old, progress }: { units: UnitSpec[]; old: readonly UnitKey[]; progress: Progress },
   change: Change,
 ): Promise<void> {
-  if (old.length > 0) change.gapBegins()
-  for (const unit of old) {
-    await init.stop(unit)
-    change.step('stopped', { service: unit.service, slot: unit.slot })
+  const [beside, alone] = await sortUnits(init, units, old)
+  for (const unit of beside) {
+    if (!old.some(({ service }) => service === unit.service)) progress.opened.push(unit)
+    await init.openPort({ ...unit, port: unit.handover.port })
+    await init.hold(unit)
   }
-  await startUnits({ init }, units, change)
+  await startUnits({ init }, beside, change)
+  const inTheWay = old.filter(({ service }) => !beside.some((unit) => unit.service === service))
+  if (inTheWay.length > 0) change.gapBegins()
+  for (const unit of inTheWay) {
+    await stopOld(init, unit, progress, change)
+    await init.closePort(unit)
+  }
+  await openUp(init, alone)
+  await startUnits({ init }, alone, change)
+  for (const unit of beside) {
+    await init.unhold(unit)
+    if (unit.handover.style === 'preload') await order(init.privateSockets(unit).control, 'activate')
+  }
+  // The new ones take every connection by now. The old ones linger until theirs have ended.
+  for (const unit of old) if (!inTheWay.includes(unit)) await stopOld(init, unit, progress, change)
+}
+
+type Handed = UnitSpec & { handover: NonNullable<UnitSpec['handover']> }
+
+/** Beside the old one can start what is handed a port that is open, or that nobody has yet. */
+async function sortUnits(
+  init: InitSystem,
+  units: UnitSpec[],
+  old: readonly UnitKey[],
+): Promise<[Handed[], UnitSpec[]]> {
+  const beside: Handed[] = []
+  const alone: UnitSpec[] = []
+  for (const unit of units) {
+    const { handover } = unit
+    const open = (await init.openPorts(unit.app)).find(({ service }) => service === unit.service)
+    const isFirst = !old.some(({ service }) => service === unit.service)
+    if (handover && (isFirst || open?.port === handover.port)) beside.push({ ...unit, handover })
+    else alone.push(unit)
+  }
+  return [beside, alone]
+}
+
+async function stopOld(init: InitSystem, unit: UnitKey, progress: Progress, change: Change): Promise<void> {
+  progress.stopped.push(unit)
+  await init.stop(unit)
+  change.step('stopped', { service: unit.service, slot: unit.slot })
+}
+
+/** Readies units that start with nobody beside them: their ports are open, and they take connections at once. */
+export async function openUp(init: InitSystem, units: readonly UnitSpec[]): Promise<void> {
+  for (const unit of units) {
+    if (unit.handover === undefined) continue
+    await init.openPort({ ...unit, port: unit.handover.port })
+    await init.unhold(unit)
+  }
 }
 
 /** Starts units and waits until each is healthy. Throws NotHealthy, or the Failure of a unit that cannot be started. */
@@ -119,6 +180,9 @@ export async function makeCurrent(
     if (units.some((unit) => isSame(unit, other))) continue
     await init.disable(other)
     if (!units.some(({ service }) => service === other.service)) await init.remove(other)
+  }
+  for (const port of await init.openPorts(app)) {
+    if (!units.some(({ service, handover }) => service === port.service && handover)) await init.closePort(port)
   }
 }
 

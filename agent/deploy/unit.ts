@@ -1,3 +1,5 @@
+import { basename } from 'node:path'
+import { Failure } from '../../shared/failure.ts'
 import type { Manifest, ServiceSpec } from '../../shared/manifest.ts'
 import type { ReleaseId, ServiceName, Slot } from '../../shared/names.ts'
 import type { Account, UnitSpec } from '../init/init-system.ts'
@@ -19,7 +21,8 @@ export function unitsOf(
     account,
     treeDir: layout.treeDir(app, id),
     appsDir: layout.appsDir,
-    env: ourEnv({ app, service, id, spec }),
+    handover: handoverOf(spec),
+    env: ourEnv({ app, service, id, spec, preloadFile: layout.preloadFile }),
     envFile: layout.slotEnv(app, service, slot),
     writableDirs: manifest.shared.map((path) => layout.sharedPath(app, path)),
   }))
@@ -29,12 +32,51 @@ export function servicesOf(manifest: Manifest): [ServiceName, ServiceSpec][] {
   return Object.entries(manifest.services) as [ServiceName, ServiceSpec][]
 }
 
+/**
+ * How a service that hands traffic over gets its socket: a Node program by our preload, any other is taken to speak
+ * LISTEN_FDS itself. Undefined when it opens its port by itself, or has none.
+ */
+export function handoverOf(spec: ServiceSpec): NonNullable<UnitSpec['handover']> | undefined {
+  if (spec.switch !== 'slots' || spec.port === undefined) return undefined
+  const program = 'exec' in spec.command ? basename(spec.command.exec[0] ?? '') : 'sh'
+  return { port: spec.port, style: program === 'node' || program === 'nodejs' ? 'preload' : 'inherited' }
+}
+
+/** npm and its like are Node themselves, and Node closes inherited descriptors in its children: the app gets none. */
+const LAUNCHERS = ['npm', 'npx', 'yarn', 'pnpm', 'cross-env', 'bunx']
+
+/** Throws `command_refused` for a service that could never be handed its socket. */
+export function refuseLaunchers(manifest: Manifest): void {
+  for (const [service, spec] of servicesOf(manifest)) {
+    if (handoverOf(spec) === undefined) continue
+    const words = 'exec' in spec.command ? [basename(spec.command.exec[0] ?? '')] : spec.command.shell.split(/\s+/)
+    const launcher = words.find((word) => LAUNCHERS.includes(basename(word)))
+    if (launcher === undefined) continue
+    throw new Failure(
+      'command_refused',
+      `push ${manifest.app}: ${service} is started by ${launcher}, which cannot pass its socket on`,
+      {
+        hint: 'write what it starts instead: command = "node server.js", or "node node_modules/next/dist/bin/next start"',
+      },
+    )
+  }
+}
+
 /** The variables every service finds, whatever else it is given. */
-function ourEnv(of: { app: string; service: string; id: ReleaseId; spec: ServiceSpec }): Record<string, string> {
+function ourEnv(of: {
+  app: string
+  service: string
+  id: ReleaseId
+  spec: ServiceSpec
+  preloadFile: string
+}): Record<string, string> {
   return {
     TARMAC_APP: of.app,
     TARMAC_SERVICE: of.service,
     TARMAC_RELEASE: of.id,
     ...(of.spec.port === undefined ? {} : { PORT: String(of.spec.port) }),
+    ...(handoverOf(of.spec)?.style === 'preload'
+      ? { NODE_OPTIONS: `--require ${JSON.stringify(of.preloadFile)}` }
+      : {}),
   }
 }

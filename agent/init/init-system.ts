@@ -120,6 +120,11 @@ export interface InitSystem {
   /** From its next start on, after a crash too, the unit takes no public connection, until `unhold` and `activate`. */
   hold(unit: UnitKey): Promise<void>
   unhold(unit: UnitKey): Promise<void>
+  /**
+   * Ends a crash loop of a unit with handover before init's own limit does; `facts` say `gave-up` until the next start.
+   * Does nothing where reaching the limit harms nobody.
+   */
+  giveUp(unit: UnitKey): Promise<void>
   facts(unit: UnitKey): Promise<UnitFacts>
   /** Units of ours that exist on this host, by the files there are. */
   installed(app: AppName): Promise<InstalledUnit[]>

@@ -30,6 +30,10 @@ export function holdFile({ app, service, slot }: UnitKey): string {
   return join(RUN_DIR, app, `${service}@${slot}.hold`)
 }
 
+export function givenUpFile({ app, service, slot }: UnitKey): string {
+  return join(RUN_DIR, app, `${service}@${slot}.gave-up`)
+}
+
 /** Lines that a slot's unit needs to be given both sockets. */
 export function socketLines(unit: UnitKey, { isPrivate }: { isPrivate: boolean }): { unit: string; service: string } {
   const sockets = isPrivate ? `${socketName(unit)} ${privateName(unit)}` : socketName(unit)

@@ -3,9 +3,9 @@ import { dirname, join } from 'node:path'
 import { Failure } from '../../shared/failure.ts'
 import type { AppName, ServiceName } from '../../shared/names.ts'
 import { removeTree, writeWhole } from '../state/disk.ts'
-import type { ServiceKey, ServicePort, UnitKey } from './init-system.ts'
+import type { ServiceKey, ServicePort, UnitFacts, UnitKey } from './init-system.ts'
 import { readIfThere } from './systemd-files.ts'
-import { holdFile, holdName, holdText, socketName, socketText } from './systemd-socket-unit.ts'
+import { givenUpFile, holdFile, holdName, holdText, socketName, socketText } from './systemd-socket-unit.ts'
 
 export interface PortParts {
   unitDir: string
@@ -69,5 +69,18 @@ export function createPorts({ unitDir, systemctl }: PortParts) {
       await writeWhole(holdFile(unit), 'TARMAC_HOLD=1\n', { mode: 0o600 })
     },
     unhold: (unit: UnitKey) => removeTree(holdFile(unit)),
+    /** What was known of a unit when the agent ended its loop: systemd forgets it with the stop. */
+    async noteGivenUp(unit: UnitKey, facts: UnitFacts): Promise<void> {
+      await mkdir(dirname(givenUpFile(unit)), { recursive: true, mode: 0o700 })
+      const { respawns, lastExit } = facts
+      await writeWhole(givenUpFile(unit), JSON.stringify({ respawns, lastExit }), { mode: 0o600 })
+    },
+    givenUp(unit: UnitKey): UnitFacts | undefined {
+      const text = readIfThere(givenUpFile(unit))
+      if (text === undefined) return undefined
+      const { respawns, lastExit } = JSON.parse(text) as Pick<UnitFacts, 'respawns' | 'lastExit'>
+      return { state: 'gave-up', pid: undefined, since: undefined, memoryBytes: undefined, respawns, lastExit }
+    },
+    forgetGivenUp: (unit: UnitKey) => removeTree(givenUpFile(unit)),
   }
 }

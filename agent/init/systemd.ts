@@ -69,6 +69,18 @@ export async function createSystemd({
     privateSockets,
     hold: ports.hold,
     unhold: ports.unhold,
+    giveUp: async (key) => {
+      await ports.noteGivenUp(key, await slots.facts(key))
+      await slots.stop(key)
+    },
+    facts: async (key) => {
+      const facts = await slots.facts(key)
+      return facts.state === 'stopped' ? (ports.givenUp(key) ?? facts) : facts
+    },
+    start: async (key) => {
+      await ports.forgetGivenUp(key)
+      await slots.start(key)
+    },
     onExit: exits.listen,
     logs: (query: LogQuery, signal: AbortSignal) => {
       const services = installedIn(unitDir, query.app).map(({ service }) => service)

@@ -20,6 +20,8 @@ export function layoutAt(root: string, etc: string) {
     ledgerFile: join(root, 'ledger.db'),
     /** Pids and logs of services the agent runs itself. */
     embeddedDir: join(root, 'embedded'),
+    /** Loaded by apps, so it lies where their sandbox lets them read. */
+    preloadFile: join(root, 'lib', 'listen-preload.cjs'),
     appsDir,
     appDir,
     objectsDir: (app: AppName) => join(appDir(app), 'objects'),

@@ -57,6 +57,7 @@ export interface Ledger {
   recordExit(app: AppName, service: ServiceName, release: ReleaseId | null, exit: ExitFact): void
   lastExit(app: AppName, service: ServiceName, release: ReleaseId): ExitFact | null
   exitsSince(app: AppName, service: ServiceName, since: string): number
+  exitsOf(app: AppName, service: ServiceName, of: { release: ReleaseId; since: string }): number
   setWanted(app: AppName, id: ReleaseId | null): void
   setBytesOnDisk(app: AppName, bytes: number): void
   app(app: AppName): { wanted: ReleaseId | null; bytesOnDisk: number }
@@ -93,6 +94,7 @@ export function openLedger(file: string, lost: Lost): Ledger {
       'INSERT INTO exits (app, service, release, at, code, signal, oom) VALUES (?, ?, ?, ?, ?, ?, ?)',
     ),
     lastExit: db.prepare('SELECT * FROM exits WHERE app = ? AND service = ? AND release = ? ORDER BY id DESC LIMIT 1'),
+    exitsOf: db.prepare('SELECT count(*) AS n FROM exits WHERE app = ? AND service = ? AND release = ? AND at >= ?'),
     exitsSince: db.prepare('SELECT count(*) AS n FROM exits WHERE app = ? AND service = ? AND at >= ?'),
     setWanted: db.prepare(
       'INSERT INTO apps (app, wanted) VALUES (?, ?) ON CONFLICT (app) DO UPDATE SET wanted = excluded.wanted',
@@ -154,6 +156,7 @@ export function openLedger(file: string, lost: Lost): Ledger {
         at: String(row.at),
       }
     },
+    exitsOf: (app, service, { release, since }) => Number((sql.exitsOf.get(app, service, release, since) as Row).n),
     exitsSince: (app, service, since) => Number((sql.exitsSince.get(app, service, since) as Row).n),
     setWanted: (app, id) => note(`${app} wants ${id}`, () => sql.setWanted.run(app, id)),
     setBytesOnDisk: (app, bytes) => note(`${app} has ${bytes} bytes`, () => sql.setBytes.run(app, bytes)),

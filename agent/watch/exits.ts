@@ -1,5 +1,7 @@
+import type { ReleaseId } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
-import type { UnitExit } from '../init/init-system.ts'
+import type { UnitExit, UnitKey } from '../init/init-system.ts'
+import { readRelease } from '../state/release-store.ts'
 
 /**
  * Writes each unasked exit into the ledger as init reports it: init itself forgets it at the next start. Never throws:
@@ -12,9 +14,27 @@ export function watchExits(agent: Agent): void {
 }
 
 /** Init says which release a slot holds: while a change is under way, both are there and either may end. */
-async function record({ init, ledger, log }: Agent, { app, service, slot, exit, respawns }: UnitExit): Promise<void> {
+async function record(agent: Agent, { app, service, slot, exit, respawns }: UnitExit): Promise<void> {
+  const { init, ledger, log } = agent
   const units = await init.installed(app)
   const release = units.find((unit) => unit.service === service && unit.slot === slot)?.release ?? null
   ledger.recordExit(app, service, release, exit)
   log.warn({ app, service, slot, release, respawns, code: exit.code, signal: exit.signal, oom: exit.oom }, 'exit')
+  if (release !== null) await endLoop(agent, { app, service, slot }, release)
+}
+
+/**
+ * When a slot reaches its start limit systemd fails the socket that both slots share, and the other slot's release
+ * could never be followed by another. So the agent stops it at its last allowed exit, before systemd would; the limit
+ * in the unit file stays, for the time when the agent is away.
+ */
+async function endLoop({ init, ledger, layout, log }: Agent, unit: UnitKey, release: ReleaseId): Promise<void> {
+  const ports = await init.openPorts(unit.app)
+  if (!ports.some(({ service }) => service === unit.service)) return
+  const { restart } = readRelease(layout, unit.app, release).manifest.services[unit.service] ?? {}
+  if (restart === undefined) return
+  const since = new Date(Date.now() - restart.withinMs).toISOString()
+  if (ledger.exitsOf(unit.app, unit.service, { release, since }) < restart.attempts) return
+  log.warn({ ...unit, release, attempts: restart.attempts }, 'crash loop: given up')
+  await init.giveUp(unit)
 }
