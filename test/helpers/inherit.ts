@@ -12,6 +12,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 export const PRELOAD = join(import.meta.dirname, '../../agent/preload/listen-preload.cjs')
 const APPS = join(import.meta.dirname, '../fixtures/preload-apps')
+/** `TARMAC_APP_NODE=/usr/bin/node npm test -- test/preload` runs the apps by another Node than the tests. */
+export const APP_NODE = process.env.TARMAC_APP_NODE ?? process.execPath
 /** Generous where success is expected: a loaded machine is no failure. */
 const PATIENCE_MS = 20_000
 
@@ -96,29 +98,24 @@ export interface AppOptions {
   env?: Record<string, string>
   /** What sh runs, with node and the argv as "$@"; by default it becomes the app, with LISTEN_PID the app's own. */
   shell?: string
-  /** The Node that runs the app. */
-  node?: string
 }
 
 /** Starts an app of the fixtures as a unit does: descriptors from 3 on, LISTEN_*, NODE_OPTIONS; killed after the test. */
-export function startApp(t: TestContext, { argv, descriptors, env, shell, node }: AppOptions): App {
+export function startApp(t: TestContext, { argv, descriptors, env, shell }: AppOptions): App {
   const [file = '', ...args] = argv
-  const child = spawn(
-    'sh',
-    ['-c', shell ?? 'LISTEN_PID=$$ exec "$@"', 'sh', node ?? process.execPath, resolve(APPS, file), ...args],
-    {
-      env: {
-        PATH: process.env.PATH,
-        NODE_OPTIONS: `--require "${PRELOAD}"`,
-        LISTEN_FDS: String(descriptors.length),
-        LISTEN_FDNAMES: descriptors.map(({ name }) => name).join(':'),
-        ...portVariable(descriptors),
-        ...env,
-      },
-      stdio: ['pipe', 'pipe', 'pipe', ...descriptors.map(({ fd }) => fd)],
+  const child = spawn('sh', ['-c', shell ?? 'LISTEN_PID=$$ exec "$@"', 'sh', APP_NODE, resolve(APPS, file), ...args], {
+    env: {
+      PATH: process.env.PATH,
+      NODE_OPTIONS: `--require "${PRELOAD}"`,
+      LISTEN_FDS: String(descriptors.length),
+      LISTEN_FDNAMES: descriptors.map(({ name }) => name).join(':'),
+      ...portVariable(descriptors),
+      ...env,
     },
-  )
-  t.after(() => child.kill('SIGKILL'))
+    stdio: ['pipe', 'pipe', 'pipe', ...descriptors.map(({ fd }) => fd)],
+    detached: true, // a group of its own, so that nothing a shell has started is left behind
+  })
+  t.after(() => endGroup(child.pid))
   const { stdin, stdout, stderr, pid } = child
   if (stdin === null || stdout === null || stderr === null || pid === undefined) throw new Error(`start ${file}`)
   stdin.on('error', () => {}) // it may have ended
@@ -133,6 +130,15 @@ export function startApp(t: TestContext, { argv, descriptors, env, shell, node }
     ended,
     kill: (signal) => child.kill(signal),
     stdin,
+  }
+}
+
+function endGroup(pid: number | undefined): void {
+  if (pid === undefined) return
+  try {
+    process.kill(-pid, 'SIGKILL')
+  } catch {
+    // all of it has ended
   }
 }
 

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { openSync } from 'node:fs'
 import { test } from 'node:test'
-import { get, openPort, openPrivate, PRELOAD, startApp } from '../helpers/inherit.ts'
+import { APP_NODE, get, openPort, openPrivate, PRELOAD, startApp } from '../helpers/inherit.ts'
 
 // Whose the descriptors are: the process init meant, and nobody it starts.
 
@@ -48,7 +48,7 @@ test('LISTEN_PID of a process that has other descriptors, or is no ancestor, mea
     'LISTEN_PID=4194304 exec "$@"',
     'LISTEN_PID=none exec "$@"',
     `LISTEN_PID=${process.pid} exec "$@"`, // an ancestor, whose descriptor 3 is another
-    'sleep 20 & LISTEN_PID=$! exec "$@"', // the same descriptor, but no ancestor
+    'sleep 20 >/dev/null 2>&1 & LISTEN_PID=$! exec "$@"', // the same descriptor, but no ancestor
     'exec "$@"',
   ]
   for (const shell of strangers) {
@@ -105,7 +105,7 @@ test('with nothing inherited it does nothing, in less than 5 ms', () => {
     require(${JSON.stringify(PRELOAD)})
     console.log(Number(process.hrtime.bigint() - begun) / 1e6, process.listenerCount('SIGTERM'), process.env.NODE_OPTIONS)`
   const times = Array.from({ length: 5 }, () => {
-    const { stdout } = spawnSync(process.execPath, ['-e', code], {
+    const { stdout } = spawnSync(APP_NODE, ['-e', code], {
       env: { NODE_OPTIONS: '--trace-warnings' },
       encoding: 'utf8',
     })

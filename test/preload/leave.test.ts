@@ -136,7 +136,7 @@ test('HTTP/2 clients are told, their open streams answered, plain and over TLS',
 test('workers of a cluster answer from the inherited socket, drain, and are gone before their primary', async (t) => {
   const port = openPort(t)
   const slot = openPrivate(t)
-  const env = { TARMAC_HOLD: '1', NODE_OPTIONS_OF_APP: '1' }
+  const env = { TARMAC_HOLD: '1' }
   const app = startApp(t, { argv: ['cluster.cjs'], descriptors: [port, ...slot.descriptors], env })
   await app.said(/listens \d+\n.*listens \d+/s)
   assert.equal(await get({ socketPath: slot.probe }), 'worker\n')
@@ -161,8 +161,10 @@ test('a cluster whose only worker crashes serves again with the next one', async
   const port = openPort(t)
   const app = startApp(t, { argv: ['cluster.cjs'], descriptors: [port], env: { WORKERS: '1' } })
   for (let crash = 1; crash <= 3; crash++) {
-    await until(`start ${crash}`, () => (app.output().split('listens').length > crash ? true : undefined))
+    const times = (word: string) => app.output().split(word).length - 1
+    await until(`start ${crash}`, () => (times('listens') === crash ? true : undefined))
     await assert.rejects(get({ port: port.port, host: '127.0.0.1' }, '/crash'))
+    await until(`crash ${crash}`, () => (times('forks') === crash ? true : undefined)) // now nobody listens
     assert.equal(await get({ port: port.port, host: '127.0.0.1' }), 'worker\n')
   }
 })
