@@ -23,6 +23,9 @@ export const DEFAULTS = {
   headersTimeoutMs: 60_000,
   /** A client that sends nothing for so long has gone. */
   idleTimeoutMs: 20_000,
+  /** A modem line. Below it for a whole window, an upload is not worth keeping its app busy. */
+  minBytesPerSecond: 4 * 1024,
+  rateWindowMs: 60_000,
   /** Longer than a client takes to read a big tree between two requests on its one connection. */
   keepAliveTimeoutMs: 120_000,
   /** A handful of people and their CI. */

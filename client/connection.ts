@@ -68,7 +68,8 @@ function overSocket(
     // Uploads over HTTP/2 were 200 times slower at 50 ms round trip.
     allowH2: false,
     pipelining: 1,
-    headersTimeout: 0,
+    // A hung agent must not hang the client. It does not run while a request is still being sent.
+    headersTimeout: SILENCE_TIMEOUT_MS,
     bodyTimeout: SILENCE_TIMEOUT_MS,
     keepAliveTimeout: KEEP_ALIVE_MS,
     keepAliveMaxTimeout: KEEP_ALIVE_MS,
@@ -88,7 +89,12 @@ function overSocket(
     async request(method, path, body, type) {
       const headers = { authorization, ...(type === undefined ? {} : { 'content-type': type }) }
       const answer = await client
-        .request({ method, path, headers, ...(body === undefined ? {} : { body }) })
+        .request({
+          method,
+          path,
+          headers,
+          ...(body === undefined ? {} : { body }),
+        })
         .catch((cause) => {
           throw cause instanceof Failure ? cause : lost(host, reasonOf(cause), cause)
         })

@@ -5,6 +5,7 @@ import { Failure } from '../../shared/failure.ts'
 import type { AppName } from '../../shared/names.ts'
 import type { MissingAnswer } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
+import { DEFAULTS } from '../config.ts'
 import { proveManifest } from '../deploy/admit.ts'
 import { admit, alreadyRunning, rollOut } from '../deploy/deploy.ts'
 import { busyFailure } from '../deploy/operations.ts'
@@ -13,6 +14,7 @@ import { missingObjects } from '../state/objects.ts'
 import { readSigners } from '../state/signers.ts'
 import type { Identity } from './identity.ts'
 import { answerWithLines } from './lines.ts'
+import { notTooSlow } from './upload-rate.ts'
 
 /** What the agent lacks of a release, and every early no: policy, disk, busy. Takes a bundle without objects. */
 export async function missing(agent: Agent, app: AppName, c: Context): Promise<Response> {
@@ -56,5 +58,5 @@ export async function push(agent: Agent, app: AppName, identity: Identity, c: Co
 function bundleOf(c: Context): AsyncGenerator<BundleEntry> {
   const incoming = c.env.incoming as IncomingMessage
   // A refusal must still be answered: leaving the loop must not close the connection.
-  return readBundle(incoming.iterator({ destroyOnReturn: false }))
+  return readBundle(notTooSlow(incoming.iterator({ destroyOnReturn: false }), DEFAULTS))
 }
