@@ -46,10 +46,11 @@ export function createSockets(dir: string) {
   return {
     privateSockets,
     closePort,
-    openPort(wanted: ServicePort): void {
+    async openPort(wanted: ServicePort): Promise<void> {
       const there = ports.get(keyOf(wanted))
       if (there?.port === wanted.port) return
       closePort(wanted)
+      await refuseTaken(wanted.port)
       ports.set(keyOf(wanted), { port: wanted.port, handle: bindPort(wanted.port) })
     },
     openPorts: (app: string): ServicePort[] =>
@@ -82,6 +83,22 @@ export function createSockets(dir: string) {
       for (const handle of [...privates.values()].flat()) handle.close()
     },
   }
+}
+
+/** libuv tells that a port is taken only when it listens, which is left to the services: so this is tried first. */
+function refuseTaken(port: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const server = net.createServer()
+    server.once('error', (cause) =>
+      reject(
+        new Failure('program_failed', `open port ${port}: ${cause.message}`, {
+          hint: `what has it now? ss -ltnp 'sport = :${port}'`,
+          cause,
+        }),
+      ),
+    )
+    server.listen(port, () => server.close(() => resolve()))
+  })
 }
 
 function bindPort(port: number): BoundHandle {

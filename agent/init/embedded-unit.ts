@@ -33,7 +33,7 @@ export interface UnitContext {
   noteRun(run: Run): Promise<void>
   report(exit: ExitFact, respawns: number): void
   /** What this start of the unit inherits. */
-  socketsOf(unit: UnitSpec): Start['sockets']
+  socketsOf(unit: UnitSpec): Promise<Start['sockets']>
   book: LogBook
   pipeFile: string
   log: Log
@@ -70,7 +70,7 @@ export function createUnit(context: UnitContext): Unit {
     startTimes.push(performance.now())
     const unit = await context.read()
     const { book, pipeFile } = context
-    const sockets = context.socketsOf(unit)
+    const sockets = await context.socketsOf(unit)
     const started = await startProcess({ unit, invocation, book, pipeFile, sockets })
     const { pid, stamp } = started
     // A full disk must not keep a service from coming back. Its mark was noted before and finds it too.

@@ -68,10 +68,10 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
         report: (exit, respawns) => {
           for (const listener of listeners) listener({ app, service, slot, exit, respawns })
         },
-        socketsOf: (unit) => {
+        async socketsOf(unit) {
           if (unit.handover === undefined) return undefined
           // After a restart of the agent nobody has opened the port yet.
-          sockets.openPort({ ...key, port: unit.handover.port })
+          await sockets.openPort({ ...key, port: unit.handover.port })
           return { inherited: sockets.inheritedBy(key, unit.handover), isHeld: sockets.isHeld(key) }
         },
         book,
@@ -153,7 +153,7 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
         await rm(record.unit.envFile, { force: true })
         await records.remove(key)
       }),
-    openPort: async (port) => sockets.openPort(port),
+    openPort: sockets.openPort,
     closePort: async (service) => sockets.closePort(service),
     openPorts: async (app) => sockets.openPorts(app),
     privateSockets: sockets.privateSockets,

@@ -11,7 +11,7 @@ import { readJournal } from './journal.ts'
 import { connectSystemd, type Properties, type SystemdBus } from './systemd-bus.ts'
 import { envText } from './systemd-escape.ts'
 import { createExits } from './systemd-exits.ts'
-import { factsOf, number, startFailure } from './systemd-facts.ts'
+import { factsOf, NO_UNIT, number, startFailure } from './systemd-facts.ts'
 import { installedIn, ownerOf, readIfThere, unitsIn } from './systemd-files.ts'
 import { privateName, privateSockets, privateText } from './systemd-socket-unit.ts'
 import { createPorts } from './systemd-sockets.ts'
@@ -223,15 +223,6 @@ function createSlots({ unitDir, bus, expectStop, forget }: Parts): Slots {
     installed: async (app) => installedIn(unitDir, app),
   }
 }
-
-const NO_UNIT: UnitFacts = Object.freeze({
-  state: 'absent',
-  pid: undefined,
-  since: undefined,
-  respawns: 0,
-  lastExit: undefined,
-  memoryBytes: undefined,
-})
 
 function systemctl(args: string[], options: { timeoutMs?: number; okExits?: number[] } = {}) {
   return run(['systemctl', '--no-ask-password', ...args], { timeoutMs: SYSTEMCTL_TIMEOUT_MS, ...options })

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure } from '../../shared/failure.ts'
 import { crashTests } from './init-crash-tests.ts'
 import { logTests } from './init-log-tests.ts'
+import { socketTests } from './init-socket-tests.ts'
 import {
   addTrial,
   beginTrial,
@@ -45,6 +46,7 @@ export function initContract(name: string, make: MakeInit): void {
     crashTests(make)
     logTests(make)
     fileTests(make)
+    socketTests(make)
   })
 }
 
