@@ -1,7 +1,16 @@
 import { FAILURES, Failure, reasonOf } from '../shared/failure.ts'
+import type { AppName } from '../shared/names.ts'
 import type { Host } from './config.ts'
 import type { Connection } from './connection.ts'
-import { type Context, type Signing, withConnection } from './context.ts'
+import {
+  appOf,
+  type Context,
+  needProjectOrHost,
+  openSigning,
+  type Signing,
+  targetHosts,
+  withConnection,
+} from './context.ts'
 import type { Outcome } from './follow.ts'
 
 /**
@@ -71,15 +80,23 @@ export function askHosts<T>(
   )
 }
 
-/** The answers of all hosts; throws the first failure, since half an answer would look like a whole one. */
-export async function askAll<T>(
+/**
+ * Asks every host of the project about its app. Throws the first failure, since half an answer would look like a
+ * whole one.
+ */
+export async function askApp<T>(
   context: Context,
-  to: { hosts: Host[]; signing: Signing },
-  ask: (connection: Connection) => Promise<T>,
-): Promise<{ host: Host; answer: T }[]> {
-  const answers = await askHosts(context, to, ask)
-  return answers.map(({ host, answer }) => {
-    if (answer instanceof Failure) throw answer
-    return { host, answer }
-  })
+  ask: (connection: Connection, app: AppName) => Promise<T>,
+): Promise<{ app: AppName; answers: { host: Host; answer: T }[] }> {
+  const project = needProjectOrHost(context)
+  const app = appOf(context, project)
+  const to = { hosts: targetHosts(context, project, 'read'), signing: await openSigning(context) }
+  const answers = await askHosts(context, to, (connection) => ask(connection, app))
+  return {
+    app,
+    answers: answers.map(({ host, answer }) => {
+      if (answer instanceof Failure) throw answer
+      return { host, answer }
+    }),
+  }
 }

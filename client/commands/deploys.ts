@@ -1,8 +1,8 @@
 import { Failure } from '../../shared/failure.ts'
 import * as api from '../api.ts'
-import { appOf, type Context, needProjectOrHost, openSigning, targetHosts } from '../context.ts'
+import type { Context } from '../context.ts'
 import { receiptLines } from '../follow.ts'
-import { askAll } from '../hosts.ts'
+import { askApp } from '../hosts.ts'
 import { cell } from '../print.ts'
 
 export async function deploys(
@@ -11,12 +11,7 @@ export async function deploys(
   { count }: { count: number },
 ): Promise<number> {
   const { print } = context
-  const project = needProjectOrHost(context)
-  const app = appOf(context, project)
-  const hosts = targetHosts(context, project, 'read')
-  const answers = await askAll(context, { hosts, signing: await openSigning(context) }, (connection) =>
-    api.deploys(connection, app, count),
-  )
+  const { answers } = await askApp(context, (connection, app) => api.deploys(connection, app, count))
   const chosen = answers.map(({ host, answer }) => ({
     host,
     answer: asked === undefined ? answer : answer.filter(({ id }) => String(id) === asked),

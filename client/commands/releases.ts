@@ -1,17 +1,12 @@
 import prettyBytes from 'pretty-bytes'
 import * as api from '../api.ts'
-import { appOf, type Context, needProjectOrHost, openSigning, targetHosts } from '../context.ts'
-import { askAll } from '../hosts.ts'
+import type { Context } from '../context.ts'
+import { askApp } from '../hosts.ts'
 import { cell } from '../print.ts'
 
 export async function releases(context: Context): Promise<number> {
   const { print } = context
-  const project = needProjectOrHost(context)
-  const app = appOf(context, project)
-  const hosts = targetHosts(context, project, 'read')
-  const answers = await askAll(context, { hosts, signing: await openSigning(context) }, (connection) =>
-    api.releases(connection, app),
-  )
+  const { app, answers } = await askApp(context, (connection, app) => api.releases(connection, app))
   if (print.json) {
     print.value({ hosts: answers.map(({ host, answer }) => ({ name: host.name, releases: answer })) })
     return 0
