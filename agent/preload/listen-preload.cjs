@@ -7,7 +7,8 @@
 // Told by the environment, as in sd_listen_fds(3). Descriptors are known by name, never by number: systemd's order varies.
 //   port-<N>   public listening sockets of port N: `listen(N)` is served from them
 //   probe      unix socket: answered by the same server as the first such port, also while held
-//   control    unix socket, a line each: activate → ok · status → JSON · drain → drained · anything else → unknown
+//   control    unix socket, a line each: activate → ok (failed, draining) · status → JSON · drain → drained, when it is
+//              done · anything else → unknown
 //   private    two of them: a systemd socket unit has one name for all its addresses, and keeps their order; the first is
 //              the probe, the second the control
 //   TARMAC_HOLD=1       the public sockets are left alone until `activate`
@@ -255,7 +256,7 @@ class InheritedSockets {
     this.accept(port)
   }
 
-  /** False when one of the descriptors cannot be listened on. */
+  /** Accepts on all that may; false when one of the descriptors cannot be listened on. */
   accept(port) {
     let all = true
     for (const door of port.doors) {
@@ -331,15 +332,15 @@ class Traffic {
       this.connections.add(connection)
       socket.once('close', () => this.connections.delete(connection))
     })
-    // HTTP/2 only: others have no such events.
+    // HTTP/2 only: no other server of Node's has such events.
     server.prependListener('session', (session) => {
-      const connection = connectionOf(session.socket)
+      const connection = connectionOf(session?.socket)
       if (connection === undefined) return
       connection.session = session
       if (this.lingeringSince !== undefined) announceEnd(session)
     })
     server.prependListener('stream', (stream) => {
-      const connection = connectionOf(stream.session?.socket)
+      const connection = connectionOf(stream?.session?.socket)
       if (connection !== undefined) this.begin(connection, stream)
     })
   }
@@ -385,8 +386,8 @@ class Traffic {
   /** Also those that are no HTTP or no longer: nothing says when a WebSocket or an event stream would end. */
   closeIdle() {
     for (const { socket, session, answering, idleSince } of this.connections) {
-      if (session !== undefined)
-        session.close() // once its open streams are answered
+      // A session closes once its open streams are answered.
+      if (session !== undefined) session.close()
       else if ([...answering].every(isEventStream) && performance.now() - idleSince >= this.lingerMs) socket.destroy()
     }
   }
@@ -420,18 +421,22 @@ function isEventStream(answer) {
 }
 
 function announceEnd(session) {
-  if (!session.closed && !session.destroyed) session.goaway(0, NO_LAST_STREAM)
+  if (session.closed || session.destroyed) return
+  guarded('its client is not told that the server ends', () => session.goaway(0, NO_LAST_STREAM))
 }
 
-/** One drain, however many ask for it. */
+/** One drain, however many ask for it; whatever fails in it, it has an end. */
 function drainOnce(told, sockets, traffic) {
-  let drained
-  return () => {
-    drained ??= Promise.all([
-      guarded('the sockets stay open until the process ends', () => sockets.close()),
+  const drain = async () => {
+    sockets.close()
+    await Promise.all([
       traffic.linger(told.isWorker ? WORKER_GRACE_MS : 0),
       told.isWorker ? undefined : endClusterWorkers(),
     ])
+  }
+  let drained
+  return () => {
+    drained ??= drain().catch((error) => say(`${error.message}; the connections are not waited for`))
     return drained
   }
 }

@@ -98,6 +98,12 @@ test('the app’s own SIGTERM handler runs when all is answered; its close has n
   assert.equal(code, 7)
 })
 
+test('a handler that ends the process only when it is the last one, as signal-exit has it, finds that it is', async (t) => {
+  const { app } = await running(t, { argv: ['last-listener.cjs'] })
+  app.kill('SIGTERM')
+  assert.deepEqual(await app.ended, { code: null, signal: 'SIGTERM', output: 'listens\n' })
+})
+
 test('SIGTERM also ends an app that is held, or does not listen yet', async (t) => {
   for (const env of [{ TARMAC_HOLD: '1' }, { TARMAC_HOLD: '1', BOOT_MS: '60000' }]) {
     const slot = openPrivate(t)
