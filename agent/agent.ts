@@ -1,4 +1,5 @@
 import type { Config } from './config.ts'
+import type { ChangeEnded } from './deploy/change.ts'
 import type { Operations } from './deploy/operations.ts'
 import type { InitSystem } from './init/init-system.ts'
 import type { Log } from './log.ts'
@@ -13,6 +14,7 @@ export interface Agent {
   readonly init: InitSystem
   readonly operations: Operations
   readonly log: Log
+  readonly changeEnded: ChangeEnded
   /** `sha256//…` of our own TLS key: part of what a client signs. */
   readonly pin: string
   readonly startedAt: string

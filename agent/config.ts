@@ -2,6 +2,7 @@ import { readFileSync, statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { parse as parseToml } from 'smol-toml'
 import * as v from 'valibot'
+import { parseDurationMs } from '../shared/duration.ts'
 import { Failure, isErrno, reasonOf } from '../shared/failure.ts'
 import { DEFAULT_PORT } from '../shared/wire.ts'
 import { type Layout, layoutAt } from './state/layout.ts'
@@ -31,6 +32,13 @@ export const DEFAULTS = {
   /** A handful of people and their CI. */
   maxConnections: 64,
   maxHeaderBytes: 8 * 1024,
+  /** Long enough for a first cron job, a first full cache; what breaks later was rarely the switch's doing. */
+  probation: '10m',
+  /** Five unasked exits within ten minutes: a deploy, a killed process or two, and one crash are no loop. */
+  loopExits: 5,
+  loopWithin: '10m',
+  /** How often the disk is looked at, and what should have been heard of at once: 0.01 % of a core with 20 services. */
+  roundsMs: 300_000,
   /** How long a stopping agent waits for a change in flight. */
   shutdownMs: 30_000,
   /** And then for answers under way to be read. */
@@ -46,12 +54,25 @@ const schema = v.strictObject({
       reserve_inodes: v.optional(v.pipe(v.number(), v.safeInteger(), v.minValue(0))),
     }),
   ),
+  watch: v.optional(
+    v.strictObject({
+      probation: v.optional(v.string()),
+      // One exit is a crash and no loop.
+      exits: v.optional(v.pipe(v.number(), v.safeInteger(), v.minValue(2))),
+      within: v.optional(v.string()),
+    }),
+  ),
+  notify: v.optional(v.strictObject({ webhook: v.string() })),
 })
 
 export interface Config {
   listen: { host: string; port: number }
   init: 'systemd' | 'upstart' | 'embedded'
   reserve: { bytes: number | undefined; inodes: number }
+  /** When a crash loop is one, and how long after a switch it leads back. */
+  watch: { probationMs: number; exits: number; withinMs: number }
+  /** Where what went wrong is told; whoever knows this address can write there, so it is never logged. */
+  webhook: URL | undefined
   layout: Layout
 }
 
@@ -79,8 +100,33 @@ export function readConfig(overrides: Overrides): Config {
     listen: parseListen(overrides.listen ?? file.listen ?? DEFAULTS.listen),
     init,
     reserve: { bytes: file.disk?.reserve_bytes, inodes: file.disk?.reserve_inodes ?? DEFAULTS.reserveInodes },
+    watch: watchOf(file.watch, `read ${layout.configFile}: watch`),
+    webhook: file.notify && parseWebhook(file.notify.webhook, `read ${layout.configFile}: notify.webhook`),
     layout,
   }
+}
+
+function watchOf(watch: v.InferOutput<typeof schema>['watch'], what: string): Config['watch'] {
+  return {
+    probationMs: parseDurationMs(watch?.probation ?? DEFAULTS.probation, `${what}.probation`),
+    exits: watch?.exits ?? DEFAULTS.loopExits,
+    withinMs: parseDurationMs(watch?.within ?? DEFAULTS.loopWithin, `${what}.within`),
+  }
+}
+
+/** What is told names hosts, apps and people: in the clear it goes to this host alone. The address is not quoted. */
+function parseWebhook(text: string, what: string): URL {
+  const url = URL.canParse(text) ? new URL(text) : undefined
+  const isLocal = url !== undefined && ['127.0.0.1', '[::1]', 'localhost'].includes(url.hostname)
+  if (url === undefined || !(url.protocol === 'https:' || (url.protocol === 'http:' && isLocal))) {
+    throw new Failure('config_invalid', `${what}: it is no https:// address`, {
+      hint: 'http:// goes to a relay on 127.0.0.1 only',
+    })
+  }
+  if (url.username === '' && url.password === '') return url
+  throw new Failure('config_invalid', `${what}: it holds a password, which is not sent`, {
+    hint: 'most services take a token in the path',
+  })
 }
 
 function readFileConfig(layout: Layout): v.InferOutput<typeof schema> {

@@ -25,7 +25,7 @@ program
   .description('listen, and keep the apps of this host running')
   .option(...root)
   .option('--listen <host:port>', 'instead of the address in agent.toml')
-  .option('--init <name>', 'systemd, upstart or embedded; found out when not given')
+  .option('--init <name>', 'systemd or embedded; found out when not given')
   .action(async (options: { root?: string; listen?: string; init?: string }) => {
     await (await import('./serve.ts')).serve(options)
     // A change that outlasted the wait would keep the process, with its ledger closed; the next start settles it.

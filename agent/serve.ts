@@ -4,6 +4,7 @@ import { Failure } from '../shared/failure.ts'
 import { version } from '../shared/version.ts'
 import type { Agent } from './agent.ts'
 import { type Config, DEFAULTS, type Overrides, readConfig } from './config.ts'
+import type { Change, FailedChange } from './deploy/change.ts'
 import { createOperations } from './deploy/operations.ts'
 import { recover } from './deploy/recover.ts'
 import { listen } from './http/server.ts'
@@ -14,9 +15,14 @@ import { createLog, type Log } from './log.ts'
 import { preloadText } from './preload/preload.ts'
 import { writeWhole } from './state/disk.ts'
 import { openLedger } from './state/ledger.ts'
+import { appsOn } from './state/release-store.ts'
 import { readSigners } from './state/signers.ts'
 import { readTls } from './state/tls.ts'
+import { watchDisk } from './watch/disk-news.ts'
 import { watchExits } from './watch/exits.ts'
+import { watchLoops } from './watch/loops.ts'
+import { newsOfChange } from './watch/news.ts'
+import { createNotifier } from './watch/notify.ts'
 
 /** Config → Agent value → recover → listen → wait for a signal. Resolves when all of it has ended. */
 export async function serve(overrides: Overrides): Promise<void> {
@@ -28,6 +34,8 @@ export async function serve(overrides: Overrides): Promise<void> {
   mkdirSync(config.layout.appsDir, { recursive: true, mode: 0o755 })
   mkdirSync(dirname(config.layout.preloadFile), { recursive: true, mode: 0o755 })
   const ledger = openLedger(config.layout.ledgerFile, (what, err) => log.error({ what, err }, 'not in the ledger'))
+  const notifier = createNotifier(config.webhook, log)
+  const disk = watchDisk(config, { tell: notifier.tell, log })
   const agent: Agent = Object.freeze({
     config,
     layout: config.layout,
@@ -35,11 +43,17 @@ export async function serve(overrides: Overrides): Promise<void> {
     init: await initSystem(config, log),
     operations: createOperations(),
     log,
+    changeEnded: (change: Change, failed?: FailedChange) => {
+      const news = newsOfChange(change, failed)
+      if (news !== undefined) notifier.tell(news)
+      void disk.look()
+    },
     pin: tls.pin,
     startedAt: new Date().toISOString(),
   })
   await writeWhole(config.layout.preloadFile, preloadText, { mode: 0o444 })
-  watchExits(agent)
+  const loops = watchLoops(agent, notifier.tell)
+  watchExits(agent, loops.look)
   await recover(agent)
   const listening = await listen(agent, tls)
   const where = `https://${listening.host.includes(':') ? `[${listening.host}]` : listening.host}:${listening.port}`
@@ -47,12 +61,20 @@ export async function serve(overrides: Overrides): Promise<void> {
     { version, url: where, pin: tls.pin, init: agent.init.name, root: config.layout.root, signers: signers.length },
     'listening',
   )
+  await loops.begin()
+  const rounds = setInterval(() => {
+    void disk.look()
+    for (const app of appsOn(config.layout)) loops.look(app)
+  }, DEFAULTS.roundsMs)
+  void disk.look()
   const signal = await stopSignal()
   log.info({ signal }, 'stopping')
+  loops.end()
+  clearInterval(rounds)
   const closed = listening.close()
   await Promise.race([idle(agent), after(DEFAULTS.shutdownMs)])
   // Those who watched the last change get its last line; followers of logs would stay for ever.
-  await Promise.race([closed, after(DEFAULTS.farewellMs)])
+  await Promise.race([Promise.all([closed, notifier.drained()]), after(DEFAULTS.farewellMs)])
   listening.cut()
   await agent.init.close()
   ledger.close()

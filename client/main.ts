@@ -59,8 +59,14 @@ function contextOf(options: GlobalOptions): Context {
 }
 
 function exitCodeOf(error: unknown, print: Print): number {
-  // commander has printed its own message; help and version are no failures.
-  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
+  // commander has printed its own message, for people; help and version are no failures.
+  if (error instanceof CommanderError) {
+    if (error.exitCode === 0) return 0
+    const isHelp = error.code === 'commander.help'
+    const message = isHelp ? 'name a command' : (error.message.replace(/^error: /, '').split('\n')[0] ?? '')
+    if (print.json) print.value({ error: new Failure('usage', message, { hint: 'tarmac --help' }).toRefusal() })
+    return 2
+  }
   if (error instanceof Failure) {
     print.failure(error)
     if (print.verbose && error.cause !== undefined) print.bug(error.cause)

@@ -1,4 +1,4 @@
-import { styleText } from 'node:util'
+import { stripVTControlCharacters, styleText } from 'node:util'
 import Table from 'cli-table3'
 import type { Failure } from '../shared/failure.ts'
 import { printable, printableJson, printableLine } from '../shared/printable.ts'
@@ -29,7 +29,7 @@ export interface Print {
   /** With the name of a host: for machines it is a line among that host's steps. */
   failure(failure: Failure, host?: string): void
   bug(error: unknown): void
-  /** Rows under a head, as wide as they need. Cells may be toned. */
+  /** Rows under a head, as wide as they need; on a terminal too narrow for that, "head value" by the row. Cells may be toned. */
   table(head: string[], rows: string[][]): void
   tone(tone: Tone, text: string): string
   /** Empties the terminal that stdout is; nothing when it is none, or for machines. */
@@ -105,13 +105,50 @@ export function createPrint(options: { json: boolean; quiet: boolean; verbose: b
         style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0, compact: true },
       })
       table.push(...rows)
-      for (const row of table.toString().split('\n')) out(row.trimEnd())
+      const lines = table
+        .toString()
+        .split('\n')
+        .map((line) => line.trimEnd())
+      const columns = process.stdout.isTTY === true ? process.stdout.columns : Number.POSITIVE_INFINITY
+      const isTooWide = lines.some((line) => stripVTControlCharacters(line).length > columns)
+      const dim = (text: string) => paint(process.stdout, 'dim', text)
+      for (const line of isTooWide ? rows.flatMap((row) => flowed({ head, row, columns, dim })) : lines) out(line)
     },
     tone: (tone, text) => paint(process.stdout, tone, text),
     clear() {
       if (!options.json && process.stdout.isTTY === true) process.stdout.write(CLEAR_SCREEN)
     },
   }
+}
+
+/**
+ * One row of a table on as many lines as it needs, for a terminal that would break a table in the middle of its cells:
+ * "host 10.0.0.1  app shop  …", the lines after the first one indented, and without what is not known ("-").
+ */
+export function flowed(of: {
+  head: string[]
+  row: string[]
+  columns: number
+  dim: (text: string) => string
+}): string[] {
+  const { head, row, columns, dim } = of
+  const lines: string[] = []
+  let width = Number.POSITIVE_INFINITY
+  for (const [index, value] of row.entries()) {
+    const plain = stripVTControlCharacters(value)
+    if (plain === '-' || plain === '') continue
+    const name = head[index] ?? ''
+    const wide = name === '' ? plain.length : name.length + 1 + plain.length
+    const text = name === '' ? value : `${dim(name)} ${value}`
+    if (width + 2 + wide <= columns) {
+      lines.push(`${lines.pop() ?? ''}  ${text}`)
+      width += 2 + wide
+    } else {
+      lines.push(lines.length === 0 ? text : `  ${text}`)
+      width = wide + (lines.length === 1 ? 0 : 2)
+    }
+  }
+  return lines
 }
 
 export function onOutputClosed(listener: () => void): void {

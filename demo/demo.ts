@@ -28,14 +28,23 @@ const app = isRoot ? `hello-${randomBytes(3).toString('hex')}` : 'hello'
 if (isRoot) chmodSync(dir, 0o711)
 
 const agents: ChildProcess[] = []
+/** Ctrl-C, and a reader that has enough (`| head`): what was made is removed then too. */
+const broken = new Promise<never>((_resolve, reject) => {
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => reject(new Error(signal)))
+  process.stdout.on('error', reject)
+})
 try {
-  await main()
+  await Promise.race([main(), broken])
+} catch (error) {
+  console.error(`the demo was broken off: ${error instanceof Error ? error.message : error}`)
+  process.exitCode = 1
 } finally {
   for (const agent of agents) await ended(agent)
   if (isRoot) await ended(spawn('userdel', [`tarmac-${app}`], { stdio: 'ignore' }), 'by itself')
   rmSync(dir, { recursive: true, force: true })
 }
-say('The agent was stopped, and everything it made was removed.')
+if (process.exitCode === undefined) say('The agent was stopped, and everything it made was removed.')
+process.exit()
 
 async function main(): Promise<void> {
   const port = await freePort()

@@ -181,7 +181,8 @@ export interface ReleaseEntry {
   keep: string
 }
 
-export type ChangeKind = 'push' | 'rollback' | 'restart' | 'stop' | 'start'
+/** `auto-rollback`: the agent's own way out of a crash loop; its receipt says why also when it is done. */
+export type ChangeKind = 'push' | 'rollback' | 'auto-rollback' | 'restart' | 'stop' | 'start'
 
 export interface DeployEntry {
   id: number

@@ -27,8 +27,18 @@ export interface Change extends Asked {
   /** From the stop of what served to the moment something serves again: the gap, measured. */
   gapBegins(): void
   gapEnds(): void
+  /** Why there was this change at all, for the record of one that is done. */
+  because(receipt: Receipt | null): void
   done(end: { release: ReleaseId | null; previous: ReleaseId | null }): void
   failed(failure: Failure, receipt: Receipt): void
+}
+
+/** Told of each change that has ended, `failed` when badly. Must not throw, and nobody waits for it. */
+export type ChangeEnded = (change: Change, failed?: FailedChange) => void
+
+export interface FailedChange {
+  failure: Failure
+  receipt: Receipt
 }
 
 /** A change that ended badly, with everything there is to say about it. */
@@ -55,6 +65,7 @@ export function openChange(
   const steps: StepLine[] = []
   let gapMs: number | null = null
   let gapBegan: number | undefined
+  let cause: Receipt | null = null
   const id = ledger.openDeploy({ app, kind, who, key, from, to, at: new Date(began).toISOString() })
   const stamp = () => ({ at: new Date().toISOString(), ms: Date.now() - began })
   const close = (result: 'done' | 'failed', end: { code: Failure['code'] | null; receipt: Receipt | null }) =>
@@ -92,8 +103,11 @@ export function openChange(
       if (gapBegan !== undefined) gapMs = Math.max(gapMs ?? 0, Date.now() - gapBegan)
       gapBegan = undefined
     },
+    because(receipt) {
+      cause = receipt
+    },
     done(end) {
-      close('done', { code: null, receipt: null })
+      close('done', { code: null, receipt: cause })
       report({ step: 'done', ...stamp(), deploy: id, app, ...end })
     },
     failed(failure, receipt) {
@@ -119,10 +133,12 @@ export async function runChange(agent: Agent, change: Change, work: () => Promis
     await work()
     change.done({ release: change.to, previous: change.from })
     log.info(about, 'change done')
+    agent.changeEnded(change)
   } catch (error) {
     const { failure, receipt } = error instanceof ChangeFailed ? error : await early(agent, change, error)
     log.error({ ...about, code: failure.code, err: failure.code === 'internal' ? error : undefined }, failure.message)
     change.failed(failure, receipt)
+    agent.changeEnded(change, { failure, receipt })
   }
 }
 

@@ -11,6 +11,7 @@ import { type Proved, proveManifest, refuseNamesake, storeObjects, tidyRefused }
 import { assemble } from './assemble.ts'
 import { type Asked, type Change, openChange, type Report, runChange } from './change.ts'
 import { goBack } from './go-back.ts'
+import { type Loop, loopReceipt } from './looping.ts'
 import type { Operation } from './operations.ts'
 import { pruneApp } from './prune.ts'
 import { previousGood } from './retention.ts'
@@ -61,6 +62,17 @@ export async function rollBack(agent: Agent, ask: Ask, release: Release): Promis
   })
 }
 
+/** The same road, taken by the agent itself out of a crash loop. What it was is kept in the record of the change. */
+export async function rollBackLoop(agent: Agent, ask: Ask, { release, loop }: { release: Release; loop: Loop }) {
+  const change = openChange(ask, agent, release.id)
+  await runChange(agent, change, async () => {
+    const receipt = loopReceipt(agent, loop, change)
+    if (change.from !== null) agent.ledger.setState(ask.app, change.from, 'bad')
+    await switchTo(agent, release, change)
+    change.because(await receipt)
+  })
+}
+
 /** Stop the old, start the new, gate it, point `current` at it; and the one way back. Pruned is either way. */
 async function switchTo(agent: Agent, release: Release, change: Change): Promise<void> {
   const serving: Serving = await servingNow(agent, change.app)
@@ -71,7 +83,8 @@ async function switchTo(agent: Agent, release: Release, change: Change): Promise
     await replaceUnits(agent, { units, old: serving.units, progress }, change)
     await makeCurrent(agent, release, units)
     agent.ledger.setState(change.app, release.id, 'healthy')
-    agent.ledger.setWanted(change.app, release.id)
+    // What a person asked for stays wanted, so that status shows another one running until a person has decided.
+    if (change.kind !== 'auto-rollback') agent.ledger.setWanted(change.app, release.id)
     change.step('switched', { release: release.id })
   } catch (cause) {
     throw await goBack(agent, { release, units, serving, progress, cause }, change)

@@ -88,7 +88,7 @@ async function probeAside(init: InitSystem, unit: Gated, { health }: ServiceSpec
   const { probe, control } = init.privateSockets(unit)
   try {
     const { listening } = JSON.parse(await order(control, 'status')) as { listening?: boolean }
-    if (listening !== true) return `it does not listen on port ${unit.handover.port} yet`
+    if (listening !== true) return nobodyListens(unit.handover.port)
   } catch (error) {
     return `its control socket: ${reasonOf(error)}`
   }
@@ -98,13 +98,17 @@ async function probeAside(init: InitSystem, unit: Gated, { health }: ServiceSpec
 /** Says why it is not healthy, or undefined when it is. */
 async function probe({ port, health }: ServiceSpec): Promise<string | undefined> {
   if (port === undefined) return undefined
-  let no: string | undefined
   for (const host of LOOPBACKS) {
-    no = health.path === undefined ? await probePort(host, port) : await probePath({ host, port }, health)
+    const no = health.path === undefined ? await probePort(host, port) : await probePath({ host, port }, health)
     // Only "nobody listens there" asks the other loopback address: any other answer is the app's own.
     if (no === undefined || !no.includes('ECONNREFUSED')) return no
   }
-  return no
+  return nobodyListens(port)
+}
+
+/** By far the most frequent reason, and it has one cure: not two addresses and an errno, but what to look at. */
+function nobodyListens(port: number): string {
+  return `nothing listens on port ${port}; does it listen on the port in PORT?`
 }
 
 function probePort(host: string, port: number): Promise<string | undefined> {

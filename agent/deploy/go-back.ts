@@ -16,6 +16,10 @@ const OUTPUT_LINE_CHARS = 2_000
 /** The journal lags behind the exit by up to half a second (measured on systemd 255). */
 const OUTPUT_LAG_MS = 600
 
+/** "Address already in use" is all that such a program says, and nothing in it names the line of tarmac.toml. */
+const INHERITED_HINT =
+  'switch = "slots": a command that does not begin with node must take its socket from systemd (LISTEN_FDS); if it cannot: "restart"'
+
 const PHASES: Record<string, string> = {
   gate: 'did not become healthy',
   start: 'was not started',
@@ -46,7 +50,8 @@ export async function goBack(agent: Agent, failed: FailedSwitch, change: Change)
     agent.ledger.setWanted(change.app, release.id)
     return down(receipt, what, 'there is no earlier release to go back to')
   }
-  if (failed.progress.stopped.length === 0) return untouched(receipt, what, serving.release)
+  const isUntouched = failed.progress.stopped.length === 0 && (await isUp(agent, serving))
+  if (isUntouched) return untouched(receipt, what, serving.release)
   change.step('going-back', { release: serving.release })
   const notBack = await startAgain(agent, serving.release, failed, change)
   if (notBack !== undefined) return down(receipt, what, `going back to ${serving.release} failed too: ${notBack}`)
@@ -60,6 +65,15 @@ export async function goBack(agent: Agent, failed: FailedSwitch, change: Change)
     running: serving.release,
     undone: [`${release.id} was stopped`, `${serving.release} was started again and is healthy`],
   })
+}
+
+/** Stopped by a person, or dead: a release that does not run cannot be said to serve on. */
+async function isUp({ init }: Agent, { units }: Serving): Promise<boolean> {
+  for (const unit of units) {
+    const { state } = await init.facts(unit)
+    if (state === 'stopped' || state === 'failed' || state === 'gave-up' || state === 'absent') return false
+  }
+  return units.length > 0
 }
 
 /** It failed beside the old release, which never noticed. */
@@ -109,6 +123,8 @@ async function startAgain(
     const old = unitsOf(before, { layout: agent.layout, account, slot })
     // Written again when they are not there: with nothing of it installed there is nothing to start.
     if (serving.units.length < old.length) for (const unit of old) await agent.init.install(unit)
+    // Opened for the failed release, it would be answered by init and be taken from one that opens its port by itself.
+    for (const unit of old) if (unit.handover === undefined) await agent.init.closePort(unit)
     await openUp(agent.init, old)
     await startUnits(agent, old, change)
     await makeCurrent(agent, before, old)
@@ -146,6 +162,7 @@ export async function receiptOf(
     undone: [],
     next: [
       `tarmac logs${service === null ? '' : ` ${service}`} --release ${release.id}`,
+      ...(units.find((unit) => unit.service === service)?.handover?.style === 'inherited' ? [INHERITED_HINT] : []),
       'tarmac status',
       'fix it and push again: tarmac push',
     ],

@@ -34,7 +34,11 @@ export function createOperations() {
 export type Operations = ReturnType<typeof createOperations>
 
 export function busyFailure({ app, kind, who, since, phase }: Operation): Failure {
-  return new Failure('busy', `change ${app}: ${who} has been busy with a ${kind} since ${since} (${phase})`, {
-    hint: 'it ends by itself; follow it with: tarmac deploys',
-  })
+  return new Failure(
+    'busy',
+    `change ${app}: ${who} has been busy with ${kind === 'auto-rollback' ? 'an' : 'a'} ${kind} since ${since} (${phase})`,
+    {
+      hint: 'it ends by itself; follow it with: tarmac deploys',
+    },
+  )
 }

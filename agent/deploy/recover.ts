@@ -1,6 +1,6 @@
 import { reasonOf } from '../../shared/failure.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
-import type { Receipt } from '../../shared/wire.ts'
+import type { ChangeKind, Receipt } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { removeTree } from '../state/disk.ts'
 import { makeAppDirs } from '../state/objects.ts'
@@ -20,7 +20,7 @@ export async function recover(agent: Agent): Promise<void> {
     await removeTree(layout.stagingDir(app))
     makeAppDirs(layout, app)
   }
-  for (const { id, app, to } of ledger.openDeploys()) {
+  for (const { id, app, kind, to } of ledger.openDeploys()) {
     log.warn({ app, change: id }, 'the agent was stopped in the middle of this change')
     let trouble: string | undefined
     try {
@@ -36,7 +36,7 @@ export async function recover(agent: Agent): Promise<void> {
       seconds: null,
       gapMs: null,
       steps: [],
-      receipt: settled(agent, { app, to, trouble }),
+      receipt: settled(agent, { app, kind, to, trouble }),
       at: new Date().toISOString(),
     })
   }
@@ -45,14 +45,17 @@ export async function recover(agent: Agent): Promise<void> {
 /** `current` moves only to what passed its gate: a change that got so far is finished, any other is undone. */
 function settled(
   { ledger, layout }: Agent,
-  { app, to, trouble }: { app: AppName; to: ReleaseId | null; trouble: string | undefined },
+  { app, kind, to, trouble }: { app: AppName; kind: ChangeKind; to: ReleaseId | null; trouble: string | undefined },
 ): Receipt {
   const current = currentRelease(layout, app)
   const isFinished = to !== null && to === current
   if (isFinished) {
     ledger.setState(app, to, 'healthy')
-    ledger.setWanted(app, to)
-  } else if (to !== null) ledger.setState(app, to, 'failed')
+    if (kind !== 'auto-rollback') ledger.setWanted(app, to)
+  } else if (to !== null) {
+    // The agent goes back to what was good, and nothing was seen of it that says otherwise: it may be tried again.
+    ledger.setState(app, to, kind === 'auto-rollback' ? 'healthy' : 'failed')
+  }
   return {
     app,
     release: to,

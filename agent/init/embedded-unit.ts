@@ -44,6 +44,8 @@ export interface Unit {
   start(): Promise<void>
   /** Returns when no process is left. Throws `program_failed` when some outlived SIGKILL. */
   stop(): Promise<void>
+  /** Stops it in the middle of a crash loop; what it did stays in its facts. */
+  giveUp(): Promise<void>
   facts(): UnitFacts
 }
 
@@ -192,6 +194,12 @@ export function createUnit(context: UnitContext): Unit {
         state = 'failed'
         throw new Failure('program_failed', `start ${name}: ${reasonOf(error)}`, { cause: error })
       }
+    },
+    async giveUp() {
+      const last = lastExit
+      await stop()
+      lastExit = last
+      state = 'gave-up'
     },
     facts() {
       return {

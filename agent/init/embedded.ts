@@ -159,7 +159,7 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
     privateSockets: sockets.privateSockets,
     hold: async (key) => sockets.hold(key),
     unhold: async (key) => sockets.unhold(key),
-    giveUp: async () => {},
+    giveUp: (key) => inTurn(key, async () => units.get(records.fileOf(key))?.giveUp()),
     async facts(key) {
       return (await records.read(key)) === undefined ? ABSENT : unitOf(key).facts()
     },

@@ -121,8 +121,8 @@ export interface InitSystem {
   hold(unit: UnitKey): Promise<void>
   unhold(unit: UnitKey): Promise<void>
   /**
-   * Ends a crash loop of a unit with handover before init's own limit does; `facts` say `gave-up` until the next start.
-   * Does nothing where reaching the limit harms nobody.
+   * Ends a crash loop before init's own limit does, or one that it would never end: the unit is stopped, and `facts` say
+   * `gave-up` until the next start.
    */
   giveUp(unit: UnitKey): Promise<void>
   facts(unit: UnitKey): Promise<UnitFacts>

@@ -22,6 +22,14 @@ export interface ReleaseRow {
   bytes: number
 }
 
+/** A change that has ended, in short. */
+export interface Switch {
+  kind: ChangeKind
+  to: ReleaseId | null
+  result: 'done' | 'failed' | 'interrupted'
+  endedAt: string
+}
+
 export interface Ledger {
   /** A new release, or one that was here before: it moves to the end of the order. */
   received(app: AppName, release: { id: ReleaseId; signers: string[]; bytes: number; files: number }): void
@@ -53,7 +61,14 @@ export interface Ledger {
   /** Newest first. */
   deploys(app: AppName, limit: number): DeployEntry[]
   /** Changes that were open when the agent last stopped. */
-  openDeploys(): { id: number; app: AppName; from: ReleaseId | null; to: ReleaseId | null }[]
+  openDeploys(): { id: number; app: AppName; kind: ChangeKind; from: ReleaseId | null; to: ReleaseId | null }[]
+  /**
+   * What may have moved `current`, newest first: pushes and rollbacks that came to their end or were cut off, and every
+   * automatic rollback. A few, since only what followed the last push matters.
+   */
+  switches(app: AppName): Switch[]
+  /** What was last done with this release: what it did before says nothing of it now. */
+  lastChangeOf(app: AppName, id: ReleaseId): Switch | null
   recordExit(app: AppName, service: ServiceName, release: ReleaseId | null, exit: ExitFact): void
   lastExit(app: AppName, service: ServiceName, release: ReleaseId): ExitFact | null
   exitsSince(app: AppName, service: ServiceName, since: string): number
@@ -89,7 +104,13 @@ export function openLedger(file: string, lost: Lost): Ledger {
       'UPDATE deploys SET to_release = ?, result = ?, code = ?, seconds = ?, gap_ms = ?, steps = ?, receipt = ?, ended_at = ? WHERE id = ?',
     ),
     deploys: db.prepare('SELECT * FROM deploys WHERE app = ? ORDER BY id DESC LIMIT ?'),
-    openDeploys: db.prepare("SELECT id, app, from_release, to_release FROM deploys WHERE result = 'running'"),
+    openDeploys: db.prepare("SELECT * FROM deploys WHERE result = 'running'"),
+    switches: db.prepare(
+      "SELECT * FROM deploys WHERE app = ? AND (kind = 'auto-rollback' OR (kind IN ('push', 'rollback') AND result <> 'failed')) AND ended_at IS NOT NULL ORDER BY id DESC LIMIT 20",
+    ),
+    lastChangeOf: db.prepare(
+      'SELECT * FROM deploys WHERE app = ? AND to_release = ? AND ended_at IS NOT NULL ORDER BY id DESC LIMIT 1',
+    ),
     recordExit: db.prepare(
       'INSERT INTO exits (app, service, release, at, code, signal, oom) VALUES (?, ?, ?, ?, ?, ?, ?)',
     ),
@@ -144,6 +165,8 @@ export function openLedger(file: string, lost: Lost): Ledger {
     },
     deploys: (app, limit) => sql.deploys.all(app, limit).map(parseDeployRow),
     openDeploys: () => sql.openDeploys.all().map(parseOpenDeploy),
+    switches: (app) => sql.switches.all(app).map(parseSwitch),
+    lastChangeOf: (app, id) => sql.lastChangeOf.all(app, id).map(parseSwitch)[0] ?? null,
     recordExit: (app, service, release, { at, code, signal, oom }) =>
       note(`${app} ${service} exited`, () => sql.recordExit.run(app, service, release, at, code, signal, oom ? 1 : 0)),
     lastExit(app, service, release) {
@@ -180,8 +203,18 @@ function parseOpenDeploy(row: Row): ReturnType<Ledger['openDeploys']>[number] {
   return {
     id: Number(row.id),
     app: row.app as AppName,
+    kind: row.kind as ChangeKind,
     from: row.from_release as ReleaseId | null,
     to: row.to_release as ReleaseId | null,
+  }
+}
+
+function parseSwitch(row: Row): Switch {
+  return {
+    kind: row.kind as ChangeKind,
+    to: row.to_release as ReleaseId | null,
+    result: row.result as Switch['result'],
+    endedAt: String(row.ended_at),
   }
 }
 

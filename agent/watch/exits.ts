@@ -1,16 +1,29 @@
-import type { ReleaseId } from '../../shared/names.ts'
+import type { AppName, ReleaseId } from '../../shared/names.ts'
+import type { ExitFact } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import type { UnitExit, UnitKey } from '../init/init-system.ts'
 import { readRelease } from '../state/release-store.ts'
 
+export type Served = UnitKey & { release: ReleaseId }
+
 /**
- * Writes each unasked exit into the ledger as init reports it: init itself forgets it at the next start. Never throws:
- * the caller is init, in the middle of bringing the service back.
+ * Writes each unasked exit into the ledger as init reports it: init itself forgets it at the next start. Then `look` is
+ * called. Never throws: the caller is init, in the middle of bringing the service back.
  */
-export function watchExits(agent: Agent): void {
+export function watchExits(agent: Agent, look: (app: AppName) => void): void {
   agent.init.onExit((unit) => {
-    record(agent, unit).catch((err: unknown) => agent.log.error({ ...unit, err }, 'an exit could not be recorded'))
+    record(agent, unit)
+      .catch((err: unknown) => agent.log.error({ ...unit, err }, 'an exit could not be recorded'))
+      .finally(() => look(unit.app))
   })
+}
+
+/** Writes down the last exit of a unit that gave up while no agent was there to see it; false when one was. */
+export function recordMissed({ ledger }: Pick<Agent, 'ledger'>, unit: Served, exit: ExitFact | undefined): boolean {
+  const known = ledger.lastExit(unit.app, unit.service, unit.release)
+  if (exit === undefined || (known !== null && known.at >= exit.at)) return false
+  ledger.recordExit(unit.app, unit.service, unit.release, exit)
+  return true
 }
 
 /** Init says which release a slot holds: while a change is under way, both are there and either may end. */

@@ -38,7 +38,7 @@ export async function deploys(
         ? print.tone('good', 'done')
         : print.tone(deploy.result === 'running' ? 'warn' : 'bad', cell(deploy.code ?? deploy.result)),
       deploy.seconds === null ? '-' : `${deploy.seconds.toFixed(1)} s`,
-      deploy.gapMs === null ? '-' : `${deploy.gapMs} ms`,
+      gapText(deploy.gapMs),
     ]),
   )
   print.table(['host', 'nr', 'when', 'who', 'what', 'from', 'to', 'result', 'took', 'gap'], rows)
@@ -46,4 +46,10 @@ export async function deploys(
   for (const { answer } of chosen)
     for (const { receipt } of answer) for (const text of receipt ? receiptLines(print, receipt) : []) print.line(text)
   return 0
+}
+
+/** A handed-over port has a gap of some milliseconds, if any; a stop and a start have one of seconds. */
+function gapText(gapMs: number | null): string {
+  if (gapMs === null) return '-'
+  return gapMs < 1000 ? `${gapMs} ms` : `${(gapMs / 1000).toFixed(1)} s`
 }

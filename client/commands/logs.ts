@@ -28,12 +28,28 @@ export async function logs(context: Context, service: string | undefined, option
   await Promise.all(
     hosts.map((host) =>
       withConnection(context, host, signing, async (connection) => {
-        for await (const line of api.logs(connection, app, asked))
-          show(context, line, hosts.length > 1 ? host.name : undefined)
+        const name = hosts.length > 1 ? host.name : undefined
+        const speaking = new Map<string, string | null>()
+        for await (const line of api.logs(connection, app, asked)) {
+          noteRelease(context, { line, host: name, speaking })
+          show(context, line, name)
+        }
       }),
     ),
   )
   return 0
+}
+
+/** Output of a dead release beside that of the living one looks the same: say where one ends and the next begins. */
+function noteRelease(
+  { print }: Context,
+  { line, host, speaking }: { line: LogLine; host: string | undefined; speaking: Map<string, string | null> },
+): void {
+  const before = speaking.get(line.service)
+  speaking.set(line.service, line.release)
+  if (before === undefined || before === line.release) return
+  const who = host === undefined ? line.service : `${host} ${line.service}`
+  print.note(printableLine(`-- ${who}: above ${before ?? 'no release'}, below ${line.release ?? 'no release'} --`))
 }
 
 function show({ print }: Context, line: LogLine, host: string | undefined): void {

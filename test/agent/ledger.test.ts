@@ -62,7 +62,7 @@ test('a change that was open when the agent died is found open by the next one',
   })
   // No close: it was killed.
   const next = openLedger(file, assert.fail)
-  assert.deepEqual(next.openDeploys(), [{ id: second, app: APP, from: B, to: A }])
+  assert.deepEqual(next.openDeploys(), [{ id: second, app: APP, kind: 'rollback', from: B, to: A }])
   assert.deepEqual(
     next.deploys(APP, 10).map(({ id, kind, result, gapMs }) => [id, kind, result, gapMs]),
     [
@@ -123,4 +123,33 @@ test('a ledger that a newer agent wrote is left alone, and said so', (t) => {
     () => openLedger(file, assert.fail),
     (error) => error instanceof Failure && error.code === 'config_invalid' && /schema 999/.test(error.message),
   )
+})
+
+test('what may have moved current is told newest first: no failed push, but every automatic rollback', (t) => {
+  const { ledger } = ledgerIn(t)
+  const end = { code: null, seconds: 1, gapMs: null, steps: [], receipt: null, at }
+  const changes = [
+    ['push', 'done', A],
+    ['push', 'failed', B],
+    ['push', 'interrupted', B],
+    ['restart', 'done', A],
+    ['auto-rollback', 'failed', A],
+    ['stop', 'done', A],
+  ] as const
+  for (const [kind, result, to] of changes) {
+    const id = ledger.openDeploy({ app: APP, kind, who: 'ann', key: '', from: null, to, at })
+    ledger.closeDeploy(id, { ...end, to, result })
+  }
+  ledger.openDeploy({ app: APP, kind: 'push', who: 'ann', key: '', from: A, to: C, at })
+  assert.deepEqual(
+    ledger.switches(APP).map(({ kind, result, to }) => [kind, result, to]),
+    [
+      ['auto-rollback', 'failed', A],
+      ['push', 'interrupted', B],
+      ['push', 'done', A],
+    ],
+  )
+  assert.equal(ledger.lastChangeOf(APP, A)?.kind, 'stop')
+  assert.equal(ledger.lastChangeOf(APP, C), null, 'it has not ended')
+  ledger.close()
 })

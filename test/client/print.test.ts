@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { cell } from '../../client/print.ts'
+import { cell, flowed } from '../../client/print.ts'
 import { printable, printableLine } from '../../shared/printable.ts'
 
 const PRINT = join(import.meta.dirname, '../../client/print.ts')
@@ -55,4 +55,15 @@ test('nothing that comes from outside can move a cursor, set a title or turn the
   assert.equal(printableLine('a\r\nb\tc'), 'a\\u{d}\\nb c')
   assert.equal(printable('\ud800 ü 漢 🚀'), '\ufffd ü 漢 🚀')
   assert.deepEqual([cell(null), cell(undefined), cell(''), cell(0), cell('a\nb')], ['-', '-', '-', '0', 'a\\nb'])
+})
+
+test('a row too wide for the terminal flows over lines by its cells, without what is not known', () => {
+  const head = ['', 'host', 'release', 'last exit', 'port']
+  const row = ['→', '10.0.0.1', '20261122T233851Z-3f9a1c2b', '-', '\x1b[32m3000\x1b[39m']
+  const at = (columns: number) => flowed({ head, row, columns, dim: (text) => text })
+  const [host, release, port] = ['→  host 10.0.0.1', 'release 20261122T233851Z-3f9a1c2b', 'port \x1b[32m3000\x1b[39m']
+  assert.deepEqual(at(40), [host, `  ${release}`, `  ${port}`])
+  assert.deepEqual(at(51), [`${host}  ${release}`, `  ${port}`])
+  assert.deepEqual(at(62), [`${host}  ${release}  ${port}`])
+  assert.deepEqual(at(5), ['→', '  host 10.0.0.1', `  ${release}`, `  ${port}`], 'a cell is never cut')
 })

@@ -1,0 +1,92 @@
+import type { ReleaseId, ServiceName } from '../../shared/names.ts'
+import type { Loop } from '../deploy/looping.ts'
+import { type Kept, previousGood } from '../deploy/retention.ts'
+import type { UnitFacts } from '../init/init-system.ts'
+import type { Switch } from '../state/ledger.ts'
+
+// Whether what serves is in a crash loop, and what the agent does about it. Pure: it is told everything.
+
+/** One that was cut off by the agent's own end is tried once more; one that ends the agent each time is not. */
+const MAX_TRIES = 2
+
+export interface LoopLimits {
+  /** As many unasked exits within `withinMs` are a loop, however long it was up between them. */
+  exits: number
+  withinMs: number
+  probationMs: number
+}
+
+export interface ServiceFacts {
+  service: ServiceName
+  state: UnitFacts['state']
+  respawns: number
+  /** Unasked exits of the current release within the window, and since somebody last changed it. */
+  exits: number
+  /** The last of them, in ms since 1970: the loop is as old as this. */
+  lastExitAt: number | undefined
+}
+
+export interface LoopFacts {
+  current: ReleaseId
+  services: readonly ServiceFacts[]
+  /** Newest first. */
+  switches: readonly Switch[]
+  /** Those that lie on the disk. */
+  releases: readonly Kept[]
+  now: number
+}
+
+export type Verdict = { act: 'nothing' } | Looping
+
+export type Looping =
+  | { act: 'go-back'; loops: Loops; to: ReleaseId }
+  /** No way back is open: what still respawns is stopped. */
+  | { act: 'stay-down'; loops: Loops; why: string }
+
+export type Loops = readonly [Loop, ...Loop[]]
+
+/**
+ * A loop of a release in probation goes back once: to the newest release that was once healthy and is not bad. All
+ * that says no ends in "stay down", with the reason.
+ */
+export function planLoop(facts: LoopFacts, limits: LoopLimits): Verdict {
+  const [first, ...more] = facts.services.flatMap((service) => loopOf(service, limits))
+  if (first === undefined) return { act: 'nothing' }
+  const loops: Loops = [first, ...more]
+  const { landed, tries } = lastSwitch(facts)
+  if (isSpent(tries, facts.current)) {
+    return { act: 'stay-down', loops, why: 'it was rolled back once since the last push: that is not repeated' }
+  }
+  const at = Math.min(...loops.map(({ at }) => at ?? facts.now))
+  if (landed?.to !== facts.current || at - Date.parse(landed.endedAt) > limits.probationMs) {
+    return { act: 'stay-down', loops, why: 'its probation is over: only a person can say what is better' }
+  }
+  const to = previousGood(facts.releases, facts.current)
+  if (to === null) return { act: 'stay-down', loops, why: 'there is no good release to go back to' }
+  return { act: 'go-back', loops, to }
+}
+
+function loopOf({ service, state, respawns, exits, lastExitAt }: ServiceFacts, limits: LoopLimits): Loop[] {
+  if (state === 'gave-up') {
+    return [{ service, at: lastExitAt, why: `was given up in a crash loop, after ${respawns} respawns` }]
+  }
+  // What was stopped loops no more, whoever stopped it.
+  const isAlive = state === 'running' || state === 'starting' || state === 'respawning'
+  if (!isAlive || exits < limits.exits) return []
+  return [{ service, at: lastExitAt, why: `is in a crash loop: ${exits} exits within ${limits.withinMs / 1000} s` }]
+}
+
+/** The last switch a person asked for that came to its end, and what the agent did by itself since. */
+function lastSwitch({ switches, current }: LoopFacts): { landed: Switch | undefined; tries: Switch[] } {
+  const tries: Switch[] = []
+  for (const one of switches) {
+    if (one.kind === 'auto-rollback') tries.push(one)
+    // One that was cut off, but only after `current` had moved, counts as finished.
+    else if (one.result === 'done' || one.to === current) return { landed: one, tries }
+  }
+  return { landed: undefined, tries }
+}
+
+function isSpent(tries: readonly Switch[], current: ReleaseId): boolean {
+  return tries.length >= MAX_TRIES || tries.some(({ result, to }) => result !== 'interrupted' || to === current)
+}
