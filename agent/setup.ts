@@ -27,7 +27,10 @@ export async function initHost(options: { root?: string; listen?: string }): Pro
   }
   const config = existsSync(layout.configFile) ? readFileSync(layout.configFile, 'utf8') : undefined
   if (config === undefined || options.listen !== undefined) {
-    await writeWhole(layout.configFile, configText(config, options.listen ?? DEFAULTS.listen), { mode: 0o644 })
+    await writeWhole(layout.configFile, configText(config, options.listen ?? DEFAULTS.listen), {
+      // It may come to hold a webhook's address, and whoever knows that can write there.
+      mode: 0o600,
+    })
   }
   if (!existsSync(layout.signersFile)) await writeWhole(layout.signersFile, SIGNERS_HEAD, { mode: 0o644 })
   const { pin } = existsSync(layout.tlsCertFile) ? readTls(layout) : await makeTls(layout)

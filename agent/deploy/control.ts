@@ -23,6 +23,7 @@ export async function restart(agent: Agent, ask: Ask): Promise<void> {
 export async function stop(agent: Agent, ask: Ask): Promise<void> {
   await withCurrent(agent, ask, async (_release, units, change) => {
     for (const unit of units) await agent.init.disable(unit)
+    await agent.init.refresh()
     await stopAll(agent, units, change)
     // With the port open callers would wait for an answer that nobody is going to give.
     for (const unit of units) if (unit.handover) await agent.init.closePort(unit)
@@ -32,6 +33,7 @@ export async function stop(agent: Agent, ask: Ask): Promise<void> {
 export async function start(agent: Agent, ask: Ask): Promise<void> {
   await withCurrent(agent, ask, async (release, units, change) => {
     for (const unit of units) await agent.init.enable(unit)
+    await agent.init.refresh()
     await startAll(agent, { release, units }, change)
   })
 }

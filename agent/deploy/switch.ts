@@ -181,6 +181,7 @@ export async function makeCurrent(
     await init.disable(other)
     if (!units.some(({ service }) => service === other.service)) await init.remove(other)
   }
+  await init.refresh()
   for (const port of await init.openPorts(app)) {
     if (!units.some(({ service, handover }) => service === port.service && handover)) await init.closePort(port)
   }

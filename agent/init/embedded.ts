@@ -13,16 +13,7 @@ import { killFamily, leftoverOf, membersOf, stampOf } from './embedded-process.t
 import { type Records, readEnvironment, recordsAt, writeEnvironment } from './embedded-record.ts'
 import { createSockets } from './embedded-sockets.ts'
 import { createUnit, type Unit } from './embedded-unit.ts'
-import type { InitSystem, UnitExit, UnitFacts, UnitKey } from './init-system.ts'
-
-const ABSENT: UnitFacts = {
-  state: 'absent',
-  pid: undefined,
-  since: undefined,
-  respawns: 0,
-  lastExit: undefined,
-  memoryBytes: undefined,
-}
+import { type InitSystem, NO_UNIT, type UnitExit, type UnitKey } from './init-system.ts'
 
 const claim = v.object({ pid: v.number(), stamp: v.string() })
 
@@ -143,6 +134,7 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
     disable: async (key) => {
       if ((await records.read(key)) !== undefined) await setEnabled(key, false)
     },
+    refresh: async () => {},
     isEnabled: async (key) => (await records.read(key))?.enabled ?? false,
     remove: (key) =>
       inTurn(key, async () => {
@@ -161,7 +153,7 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
     unhold: async (key) => sockets.unhold(key),
     giveUp: (key) => inTurn(key, async () => units.get(records.fileOf(key))?.giveUp()),
     async facts(key) {
-      return (await records.read(key)) === undefined ? ABSENT : unitOf(key).facts()
+      return (await records.read(key)) === undefined ? NO_UNIT : unitOf(key).facts()
     },
     async installed(app) {
       const keys = await records.keysOf(app)

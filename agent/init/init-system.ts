@@ -68,6 +68,16 @@ export interface UnitFacts {
   memoryBytes: number | undefined
 }
 
+/** What is said of a unit that is not there. */
+export const NO_UNIT: UnitFacts = Object.freeze({
+  state: 'absent',
+  pid: undefined,
+  since: undefined,
+  respawns: 0,
+  lastExit: undefined,
+  memoryBytes: undefined,
+})
+
 /** A unit there is, and the release it was written for. */
 export interface InstalledUnit extends UnitKey {
   release: ReleaseId | undefined
@@ -110,6 +120,8 @@ export interface InitSystem {
   enable(unit: UnitKey): Promise<void>
   disable(unit: UnitKey): Promise<void>
   isEnabled(unit: UnitKey): Promise<boolean>
+  /** After enabling and disabling: what init shows an admin agrees with what a boot would do. */
+  refresh(): Promise<void>
   /** Stops, disables and forgets the unit; its files are gone afterwards. */
   remove(unit: UnitKey): Promise<void>
   /** Opens a service's port, to stay open through every switch: with nothing accepting, connections wait. Idempotent. */

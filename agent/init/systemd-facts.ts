@@ -16,15 +16,6 @@ const START_FAILURES: Record<number, string> = {
   226: 'its sandbox cannot be set up (226/NAMESPACE)',
 }
 
-export const NO_UNIT: UnitFacts = Object.freeze({
-  state: 'absent',
-  pid: undefined,
-  since: undefined,
-  respawns: 0,
-  lastExit: undefined,
-  memoryBytes: undefined,
-})
-
 /** Memory is left to the caller when systemd does not account for it. */
 export function factsOf(properties: Properties): UnitFacts {
   const pid = number(properties, 'MainPID')

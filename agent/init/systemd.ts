@@ -6,12 +6,12 @@ import { Failure, isErrno } from '../../shared/failure.ts'
 import { run } from '../run.ts'
 import { removeTree, writeWhole } from '../state/disk.ts'
 import { ensureAccount } from './accounts.ts'
-import type { InitSystem, LogQuery, UnitFacts, UnitKey, UnitSpec } from './init-system.ts'
+import { type InitSystem, type LogQuery, NO_UNIT, type UnitFacts, type UnitKey, type UnitSpec } from './init-system.ts'
 import { readJournal } from './journal.ts'
 import { connectSystemd, type Properties, type SystemdBus } from './systemd-bus.ts'
 import { envText } from './systemd-escape.ts'
 import { createExits } from './systemd-exits.ts'
-import { factsOf, NO_UNIT, number, startFailure } from './systemd-facts.ts'
+import { factsOf, number, startFailure } from './systemd-facts.ts'
 import { installedIn, ownerOf, readIfThere, unitsIn } from './systemd-files.ts'
 import { privateName, privateSockets, privateText } from './systemd-socket-unit.ts'
 import { createPorts } from './systemd-sockets.ts'
@@ -69,6 +69,10 @@ export async function createSystemd({
     privateSockets,
     hold: ports.hold,
     unhold: ports.unhold,
+    // Until it reads the files again systemctl status calls a unit by the state that it had before.
+    refresh: async () => {
+      await systemctl(['daemon-reload'])
+    },
     giveUp: async (key) => {
       await ports.noteGivenUp(key, await slots.facts(key))
       await slots.stop(key)

@@ -60,7 +60,8 @@ test('a person pushes an Express app to a host under systemd, and all that follo
         `${line} in ${text}`,
       )
     }
-    const { MainPID } = await show(unit, 'MainPID')
+    const { MainPID, UnitFileState } = await show(unit, 'MainPID', 'UnitFileState')
+    assert.equal(UnitFileState, 'enabled')
     const user = await machine.run(['stat', '-c', '%U', `/proc/${MainPID}`])
     assert.equal(user.trim(), 'tarmac-shop')
   })
