@@ -6,6 +6,7 @@ const NEEDED: Record<string, string> = {
   'ssh-keygen': 'openssh-client',
   zstd: 'zstd',
   tar: 'tar',
+  ps: 'procps',
 }
 const NEEDED_BY_SYSTEM_TESTS: Record<string, string> = {
   systemctl: 'systemd',
@@ -14,6 +15,7 @@ const NEEDED_BY_SYSTEM_TESTS: Record<string, string> = {
   ip: 'iproute2',
   nsenter: 'util-linux',
   'mkfs.ext4': 'e2fsprogs',
+  wrk: 'wrk',
 }
 /** A mirror may be slow; past this it is away. */
 const APT_TIMEOUT_MS = 5 * 60_000
