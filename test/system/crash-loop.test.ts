@@ -59,7 +59,11 @@ for (const mode of ['restart', 'slots'] as const) {
       assert.deepEqual([entry?.from, entry?.receipt?.exit?.code], [pushed, 9])
       assert.ok(entry?.receipt?.output.includes('version 2 is over'), JSON.stringify(entry?.receipt?.output))
       const switched = entry?.steps.find(({ step }) => step === 'switched')?.at ?? ''
-      const tookMs = Date.parse(switched) - (await gaveUpAt(host, mode))
+      // On a loaded machine the agent's own count of exits may come before systemd's limit; with the stop that follows
+      // systemd forgets the unit, and the last exit is the moment to count from.
+      const gaveUp = await gaveUpAt(host, mode)
+      const lastExit = Date.parse(entry?.receipt?.exit?.at ?? '')
+      const tookMs = Date.parse(switched) - (Number.isNaN(gaveUp) ? lastExit : gaveUp)
       t.diagnostic(`${mode}: it served again ${Math.round(tookMs)} ms after init gave up, gap ${entry?.gapMs} ms`)
       assert.ok(tookMs < BACK_MS, `${tookMs} ms`)
       const { wanted, running, services } = await status()
