@@ -312,7 +312,8 @@ test('a client that disappears in the middle leaves nothing busy, and what arriv
     `POST ${RELEASES} HTTP/1.1\r\nHost: a\r\nAuthorization: ${authorization}\r\nContent-Length: ${whole.length}\r\n\r\n`,
   )
   connection.write(cut.subarray(0, cut.length - 8))
-  const objects = () => groundOf(world.root).files.filter((line) => line.includes(' 444 '))
+  const objects = () =>
+    groundOf(world.root).files.filter((line) => line.includes('/objects/') && line.includes(' 444 '))
   while (objects().length < 2) await sleep(20)
   const busy = await rawRequest(world, eve, {
     method: 'POST',
