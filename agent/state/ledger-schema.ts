@@ -3,8 +3,13 @@ import { DatabaseSync } from 'node:sqlite'
 import { Failure } from '../../shared/failure.ts'
 
 const PRIVATE = 0o600
-const SCHEMA_VERSION = 1
-const SCHEMA = `
+
+/**
+ * What brings a ledger from one version to the next: the step at index n makes it `user_version` n + 1. Steps are
+ * appended, never edited: agents out there have run them.
+ */
+export const MIGRATIONS: readonly string[] = [
+  `
 CREATE TABLE releases (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
   app TEXT NOT NULL, id TEXT NOT NULL,
@@ -27,7 +32,8 @@ CREATE TABLE exits (
 ) STRICT;
 CREATE INDEX exits_by_service ON exits (app, service, at);
 CREATE TABLE apps (app TEXT PRIMARY KEY, wanted TEXT, bytes_on_disk INTEGER NOT NULL DEFAULT 0) STRICT;
-`
+`,
+]
 
 /** Made when there is none. Throws `config_invalid` for one that a newer agent wrote. */
 export function openDatabase(file: string): DatabaseSync {
@@ -43,13 +49,14 @@ export function openDatabase(file: string): DatabaseSync {
 
 function migrate(db: DatabaseSync, file: string): void {
   const { user_version: found } = db.prepare('PRAGMA user_version').get() as { user_version: number }
-  if (found === SCHEMA_VERSION) return
-  if (found > SCHEMA_VERSION) {
+  if (found > MIGRATIONS.length) {
     throw new Failure(
       'config_invalid',
-      `open ${file}: a newer agent wrote it (schema ${found}, this agent knows ${SCHEMA_VERSION})`,
+      `open ${file}: a newer agent wrote it (schema ${found}, this agent knows ${MIGRATIONS.length})`,
       { hint: 'install that agent again' },
     )
   }
-  db.exec(`BEGIN; ${SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION}; COMMIT`)
+  for (const [index, step] of MIGRATIONS.entries()) {
+    if (index >= found) db.exec(`BEGIN IMMEDIATE; ${step}; PRAGMA user_version = ${index + 1}; COMMIT`)
+  }
 }

@@ -2,7 +2,7 @@ import type { ReleaseId, ServiceName } from '../../shared/names.ts'
 import type { Loop } from '../deploy/looping.ts'
 import { type Kept, previousGood } from '../deploy/retention.ts'
 import type { UnitFacts } from '../init/init-system.ts'
-import type { Switch } from '../state/ledger.ts'
+import type { Switch } from '../state/ledger-deploys.ts'
 
 // Whether what serves is in a crash loop, and what the agent does about it. Pure: it is told everything.
 
