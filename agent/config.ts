@@ -74,6 +74,8 @@ export interface Config {
   /** Where what went wrong is told; whoever knows this address can write there, so it is never logged. */
   webhook: URL | undefined
   layout: Layout
+  /** Where a test writes at which point the agent is to end: see fault.ts. */
+  faultFile: string | undefined
 }
 
 export interface Overrides {
@@ -103,6 +105,7 @@ export function readConfig(overrides: Overrides): Config {
     watch: watchOf(file.watch, `read ${layout.configFile}: watch`),
     webhook: file.notify && parseWebhook(file.notify.webhook, `read ${layout.configFile}: notify.webhook`),
     layout,
+    faultFile: process.env.TARMAC_FAULT_FILE,
   }
 }
 

@@ -7,6 +7,7 @@ import { type Config, DEFAULTS, type Overrides, readConfig } from './config.ts'
 import type { Change, FailedChange } from './deploy/change.ts'
 import { createOperations } from './deploy/operations.ts'
 import { recover } from './deploy/recover.ts'
+import { armFaults, withFaultPoints } from './fault.ts'
 import { listen } from './http/server.ts'
 import { createEmbedded } from './init/embedded.ts'
 import type { InitSystem } from './init/init-system.ts'
@@ -31,16 +32,20 @@ export async function serve(overrides: Overrides): Promise<void> {
   const signers = readSigners(config.layout)
   refuseClosedRoot(config)
   const log = createLog()
+  if (config.faultFile !== undefined) armFaults(config.faultFile, log)
   mkdirSync(config.layout.appsDir, { recursive: true, mode: 0o755 })
   mkdirSync(dirname(config.layout.preloadFile), { recursive: true, mode: 0o755 })
-  const ledger = openLedger(config.layout.ledgerFile, (what, err) => log.error({ what, err }, 'not in the ledger'))
+  const ledger = withFaultPoints(
+    'ledger',
+    openLedger(config.layout.ledgerFile, (what, err) => log.error({ what, err }, 'not in the ledger')),
+  )
   const notifier = createNotifier(config.webhook, log)
   const disk = watchDisk(config, { tell: notifier.tell, log })
   const agent: Agent = Object.freeze({
     config,
     layout: config.layout,
     ledger,
-    init: await initSystem(config, log),
+    init: withFaultPoints('init', await initSystem(config, log)),
     operations: createOperations(),
     log,
     changeEnded: (change: Change, failed?: FailedChange) => {

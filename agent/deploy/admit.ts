@@ -5,6 +5,7 @@ import { objectsOf, parseManifest, type Signed } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
 import { parseSignature, verifySignature } from '../../shared/sshsig.ts'
 import { RELEASE_NAMESPACE } from '../../shared/wire.ts'
+import { reach } from '../fault.ts'
 import { removeEmptyDirs, removeIfEmpty } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
 import { makeAppDirs, missingObjects, modesOf, removeObjects, storeObject } from '../state/objects.ts'
@@ -79,6 +80,7 @@ export async function storeObjects(
   const modes = modesOf(manifest)
   const brought: string[] = []
   makeAppDirs(layout, manifest.app)
+  reach('upload.begun')
   let bytes = 0
   try {
     const came = new Set<Sha256>()

@@ -2,6 +2,7 @@ import { Failure, reasonOf } from '../../shared/failure.ts'
 import type { AppName, ReleaseId, ServiceName, Slot } from '../../shared/names.ts'
 import type { ChangeKind, Line, Receipt, StepLine, StepName } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
+import { reach } from '../fault.ts'
 import { currentRelease } from '../state/release-store.ts'
 import type { Operation } from './operations.ts'
 
@@ -95,6 +96,7 @@ export function openChange(
       const line = { step, ...stamp(), ...facts }
       steps.push(line)
       report(line)
+      reach(`step.${step}`)
     },
     gapBegins() {
       gapBegan ??= Date.now()

@@ -1,4 +1,5 @@
 import { connect } from 'node:net'
+import { reach } from '../fault.ts'
 
 /** The app's own event loop answers; one that does not within this is not well. */
 const ANSWER_TIMEOUT_MS = 5_000
@@ -15,8 +16,9 @@ export function order(path: string, word: 'activate' | 'status'): Promise<string
     let answer = ''
     const end = (error: Error | undefined) => {
       socket.destroy()
-      if (error === undefined) resolve(answer.split('\n')[0] ?? '')
-      else reject(error)
+      if (error !== undefined) return reject(error)
+      if (word === 'activate') reach('control.activated')
+      resolve(answer.split('\n')[0] ?? '')
     }
     socket.setEncoding('utf8')
     socket.once('connect', () => socket.write(`${word}\n`))

@@ -2,6 +2,7 @@ import { mkdirSync, readdirSync, renameSync, rmdirSync } from 'node:fs'
 import { lstat, open, rename, rm, symlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { Failure, isErrno } from '../../shared/failure.ts'
+import { reach } from '../fault.ts'
 import { run } from '../run.ts'
 
 // The only file that renames and syncs: a path holds what it held before or all of the new thing, never a part,
@@ -28,6 +29,7 @@ export async function writeWhole(path: string, data: string | Uint8Array, { mode
     } finally {
       await file.close()
     }
+    reach('disk.written')
     await renameWhole(temporary, path)
   } catch (error) {
     await rm(temporary, { force: true })
@@ -41,6 +43,7 @@ export async function linkWhole(path: string, target: string): Promise<void> {
   const temporary = besides(path)
   await rm(temporary, { force: true })
   await symlink(target, temporary)
+  reach('disk.written')
   await renameWhole(temporary, path)
 }
 
@@ -49,16 +52,19 @@ export async function renameWhole(from: string, to: string): Promise<void> {
   await rename(from, to)
   await syncDirectory(dirname(to))
   if (dirname(from) !== dirname(to)) await syncDirectory(dirname(from))
+  reach('disk.renamed')
 }
 
 /** Everything written so far to the file system that holds `path`: one call for a release of 24,000 files. */
 export async function syncFilesystem(path: string): Promise<void> {
   await run(['sync', '-f', path], { timeoutMs: SYNC_TIMEOUT_MS })
+  reach('disk.synced')
 }
 
 /** Removes a file or tree, links themselves and not what they point to; nothing there is fine. */
 export async function removeTree(path: string): Promise<void> {
   await rm(path, { recursive: true, force: true })
+  reach('disk.removed')
 }
 
 /**
@@ -73,6 +79,7 @@ export function placeFile(temporary: string, path: string): void {
     mkdirSync(dirname(path), { recursive: true, mode: 0o755 })
     renameSync(temporary, path)
   }
+  reach('disk.placed')
 }
 
 /** Removes a directory and those in it as far as they are empty; what holds a file stays, with all above it. */

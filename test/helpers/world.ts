@@ -47,6 +47,8 @@ export interface World {
   /** SIGTERM by default; waits for the end. */
   stopAgent(signal?: NodeJS.Signals): Promise<void>
   agentLog(): string
+  /** `POINT N kill` or `POINT N stall`, see agent/fault.ts; '' when none is to come any more. */
+  fault(text: string): void
   /** GET on the app's port; undefined when nobody answers. */
   get(path?: string): Promise<string | undefined>
   /** Writes files of the project. */
@@ -55,10 +57,13 @@ export interface World {
   version(version: string, options?: { broken?: number }): void
 }
 
-/** `trusted: false` leaves the signers and the pin to the test; `started: false` the start of the agent. */
+/**
+ * `trusted: false` leaves the signers and the pin to the test; `started: false` the start of the agent. With `faults`
+ * the agent ends where `fault` says.
+ */
 export async function makeWorld(
   t: TestContext,
-  options: { trusted?: boolean; started?: boolean; toml?: string } = {},
+  options: { trusted?: boolean; started?: boolean; toml?: string; faults?: boolean } = {},
 ): Promise<World> {
   const dir = mkdtempSync(join(tmpdir(), 'tarmac-test-'))
   // As root the app runs as its own user, who must get to it.
@@ -67,7 +72,9 @@ export async function makeWorld(
   const project = join(dir, 'project')
   const root = join(dir, 'root')
   for (const path of [join(home, '.ssh'), project]) mkdirSync(path, { recursive: true })
-  const env = { PATH: process.env.PATH ?? '', HOME: home, LANG: 'C.UTF-8' }
+  const faultFile = join(dir, 'fault')
+  const env: NodeJS.ProcessEnv = { PATH: process.env.PATH ?? '', HOME: home, LANG: 'C.UTF-8' }
+  if (options.faults) env.TARMAC_FAULT_FILE = faultFile
   const port = await freePort()
   const agentPort = await freePort()
   const url = `https://127.0.0.1:${agentPort}`
@@ -114,6 +121,7 @@ export async function makeWorld(
       agent = undefined
     },
     agentLog: () => log,
+    fault: (text) => (text === '' ? rmSync(faultFile, { force: true }) : writeFileSync(faultFile, text)),
     async get(path = '/') {
       try {
         return (await (await fetch(`http://127.0.0.1:${port}${path}`)).text()).trim()
