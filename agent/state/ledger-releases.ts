@@ -1,23 +1,42 @@
 import type { DatabaseSync } from 'node:sqlite'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { ReleaseState } from '../../shared/wire.ts'
-import { type Note, notBegun, type Row } from './ledger-row.ts'
+import { inTransaction, type Note, notBegun, type Row } from './ledger-row.ts'
 
 /** A release as the ledger knows it. `seq` is the agent's own order: names, mtimes and clients' clocks order nothing. */
 export interface ReleaseRow {
   seq: number
   id: ReleaseId
   state: ReleaseState
+  /** True too for one that was adopted: what nobody knows must not cost a good release. */
   onceHealthy: boolean
+  /** Found on the disk without a row, and not healthy since: nobody knows what it was before. */
+  adopted: boolean
   receivedAt: string
   signers: string[]
   bytes: number
+}
+
+/** What the disk says of a release. */
+export interface FoundRelease {
+  id: ReleaseId
+  /** The one that serves passed its gate; of the others nothing is known. */
+  isCurrent: boolean
+  receivedAt: string
+  signers: string[]
+  bytes: number
+  files: number
 }
 
 export interface ReleaseLedger {
   /** A new release, or one that was here before: it moves to the end of the order. */
   received(app: AppName, release: { id: ReleaseId; signers: string[]; bytes: number; files: number }): void
   setState(app: AppName, id: ReleaseId, state: ReleaseState): void
+  /**
+   * Releases that lie on the disk and have no row get one. The order, oldest first, is that of all releases of the app,
+   * adopted ones among those known. Throws when they cannot be written: then they stay as they are, on the disk.
+   */
+  adopt(app: AppName, found: readonly FoundRelease[], order: readonly ReleaseId[]): void
   /** Newest first, pruned ones left out. */
   releases(app: AppName): ReleaseRow[]
 }
@@ -28,29 +47,43 @@ export function releaseLedger(db: DatabaseSync, note: Note): ReleaseLedger {
       "INSERT INTO releases (app, id, state, received_at, signers, bytes, files) VALUES (?, ?, 'received', ?, ?, ?, ?)",
     ),
     again: db.prepare('DELETE FROM releases WHERE app = ? AND id = ?'),
-    wasHealthy: db.prepare('SELECT once_healthy FROM releases WHERE app = ? AND id = ?'),
-    keepHealthy: db.prepare('UPDATE releases SET once_healthy = ? WHERE app = ? AND id = ?'),
+    before: db.prepare('SELECT once_healthy, adopted FROM releases WHERE app = ? AND id = ?'),
+    keepHealth: db.prepare('UPDATE releases SET once_healthy = ?, adopted = ? WHERE app = ? AND id = ?'),
     setState: db.prepare(
-      "UPDATE releases SET state = ?, once_healthy = max(once_healthy, ? = 'healthy') WHERE app = ? AND id = ?",
+      "UPDATE releases SET state = ?, once_healthy = max(once_healthy, ? = 'healthy'), adopted = min(adopted, ? <> 'healthy') WHERE app = ? AND id = ?",
     ),
+    adopt: db.prepare(
+      'INSERT INTO releases (app, id, state, once_healthy, adopted, received_at, signers, bytes, files) VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?)',
+    ),
+    toEnd: db.prepare('UPDATE releases SET seq = (SELECT max(seq) + 1 FROM releases) WHERE app = ? AND id = ?'),
     releases: db.prepare("SELECT * FROM releases WHERE app = ? AND state <> 'pruned' ORDER BY seq DESC"),
   }
   return {
     received(app, { id, signers, bytes, files }) {
-      db.exec('BEGIN IMMEDIATE')
       try {
-        const once = Number((sql.wasHealthy.get(app, id) as Row | undefined)?.once_healthy ?? 0)
-        sql.again.run(app, id)
-        sql.received.run(app, id, new Date().toISOString(), JSON.stringify(signers), bytes, files)
-        sql.keepHealthy.run(once, app, id)
-        db.exec('COMMIT')
+        inTransaction(db, () => {
+          const { once_healthy, adopted } = (sql.before.get(app, id) ?? {}) as Row
+          sql.again.run(app, id)
+          sql.received.run(app, id, new Date().toISOString(), JSON.stringify(signers), bytes, files)
+          sql.keepHealth.run(Number(once_healthy ?? 0), Number(adopted ?? 0), app, id)
+        })
       } catch (error) {
-        // SQLite ends the transaction by itself after some errors (SQLITE_FULL): a second end would hide the first.
-        if (db.isTransaction) db.exec('ROLLBACK')
         throw notBegun(app, error)
       }
     },
-    setState: (app, id, state) => note(`${app} ${id} is ${state}`, () => sql.setState.run(state, state, app, id)),
+    adopt(app, found, order) {
+      inTransaction(db, () => {
+        for (const { id, isCurrent, receivedAt, signers, bytes, files } of found) {
+          sql.again.run(app, id)
+          const [state, adopted] = isCurrent ? ['healthy', 0] : ['assembled', 1]
+          sql.adopt.run(app, id, state, adopted, receivedAt, JSON.stringify(signers), bytes, files)
+        }
+        // Each in turn to the end: that is the order, and no number is used twice.
+        for (const id of order) sql.toEnd.run(app, id)
+      })
+    },
+    setState: (app, id, state) =>
+      note(`${app} ${id} is ${state}`, () => sql.setState.run(state, state, state, app, id)),
     releases: (app) => sql.releases.all(app).map(parseReleaseRow),
   }
 }
@@ -61,6 +94,7 @@ function parseReleaseRow(row: Row): ReleaseRow {
     id: row.id as ReleaseId,
     state: row.state as ReleaseState,
     onceHealthy: row.once_healthy === 1,
+    adopted: row.adopted === 1,
     receivedAt: String(row.received_at),
     signers: JSON.parse(String(row.signers)) as string[],
     bytes: Number(row.bytes),

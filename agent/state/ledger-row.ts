@@ -1,3 +1,4 @@
+import type { DatabaseSync } from 'node:sqlite'
 import { Failure, reasonOf } from '../../shared/failure.ts'
 import type { AppName } from '../../shared/names.ts'
 
@@ -23,6 +24,19 @@ export function noting(lost: Lost): Note {
     } catch (error) {
       lost(what, error)
     }
+  }
+}
+
+/** All of it or nothing. Not to be nested. */
+export function inTransaction(db: DatabaseSync, work: () => void): void {
+  db.exec('BEGIN IMMEDIATE')
+  try {
+    work()
+    db.exec('COMMIT')
+  } catch (error) {
+    // SQLite ends the transaction by itself after some errors (SQLITE_FULL): a second end would hide the first.
+    if (db.isTransaction) db.exec('ROLLBACK')
+    throw error
   }
 }
 

@@ -33,6 +33,9 @@ CREATE TABLE exits (
 CREATE INDEX exits_by_service ON exits (app, service, at);
 CREATE TABLE apps (app TEXT PRIMARY KEY, wanted TEXT, bytes_on_disk INTEGER NOT NULL DEFAULT 0) STRICT;
 `,
+  `
+ALTER TABLE releases ADD COLUMN adopted INTEGER NOT NULL DEFAULT 0;
+`,
 ]
 
 /** Made when there is none. Throws `config_invalid` for one that a newer agent wrote. */

@@ -45,6 +45,40 @@ test('a release that comes again moves to the end of the order and stays once he
   ledger.close()
 })
 
+test('a release that is adopted takes its place among those known, and is of unknown health until it is healthy', (t) => {
+  const { ledger, file } = ledgerIn(t)
+  for (const id of [A, C]) ledger.received(APP, { id, ...facts })
+  const found = { id: B, isCurrent: false, receivedAt: at, signers: [], bytes: 1, files: 1 }
+  ledger.adopt(APP, [found], [A, B, C])
+  const told = () => ledger.releases(APP).map(({ id, onceHealthy, adopted }) => [id, onceHealthy, adopted])
+  assert.deepEqual(told(), [
+    [C, false, false],
+    [B, true, true],
+    [A, false, false],
+  ])
+  ledger.setState(APP, B, 'failed')
+  assert.deepEqual(told()[1], [B, true, true], 'it failed now; what it was before nobody knows')
+  ledger.setState(APP, B, 'healthy')
+  assert.deepEqual(told()[1], [B, true, false])
+  ledger.received(APP, { id: A, ...facts })
+  assert.deepEqual(
+    told().map(([id]) => id),
+    [A, C, B],
+  )
+  ledger.close()
+  const next = openLedger(file, assert.fail)
+  next.adopt(APP, [{ ...found, id: C, isCurrent: true }], [B, A, C])
+  assert.deepEqual(
+    next.releases(APP).map(({ id, state, adopted }) => [id, state, adopted]),
+    [
+      [C, 'healthy', false],
+      [A, 'received', false],
+      [B, 'healthy', false],
+    ],
+  )
+  next.close()
+})
+
 test('a change that was open when the agent died is found open by the next one', (t) => {
   const { ledger, file } = ledgerIn(t)
   const ask = { app: APP, who: 'ann', key: 'SHA256:x', from: A, to: B, at }

@@ -19,6 +19,7 @@ const kept: fc.Arbitrary<Kept[]> = fc
       fc.array(
         fc.record({
           onceHealthy: fc.boolean(),
+          adopted: fc.boolean(),
           state: fc.constantFrom<ReleaseState>('assembled', 'started', 'healthy', 'failed', 'bad'),
         }),
         { minLength: names.length, maxLength: names.length },
@@ -31,6 +32,7 @@ const kept: fc.Arbitrary<Kept[]> = fc
       id: idOf(name),
       seq: seqs[index] ?? 0,
       onceHealthy: rest[index]?.onceHealthy ?? false,
+      adopted: rest[index]?.adopted ?? false,
       state: rest[index]?.state ?? 'failed',
     })),
   )
@@ -71,10 +73,10 @@ test('current, the previous good one and what a change works with are never remo
   )
 })
 
-test('failed releases, however many, change nothing for one that was once healthy', () => {
+test('failed releases and ones of unknown health, however many, change nothing for one that was once healthy', () => {
   fc.assert(
     fc.property(cases, (given) => {
-      const good = given.releases.filter(({ onceHealthy }) => onceHealthy)
+      const good = given.releases.filter(({ onceHealthy, adopted }) => onceHealthy && !adopted)
       const isGood = (id: ReleaseId) => good.some((release) => release.id === id)
       const all = plan(given).verdicts.filter(({ id }) => isGood(id))
       const current = given.current !== null && isGood(given.current) ? given.current : null
@@ -94,7 +96,7 @@ test('of each kind the newest are kept, as many as the quota says, and beyond it
       const held = new Set([given.current, previousGood(given.releases, given.current), ...given.flying])
       for (const kind of [true, false]) {
         const quota = kind ? given.keep.releases : given.keep.failed
-        const ours = verdicts.filter(({ id }) => byId.get(id)?.onceHealthy === kind)
+        const ours = verdicts.filter(({ id }) => byId.get(id)?.onceHealthy === kind && byId.get(id)?.adopted === false)
         for (const [place, { id, keep }] of ours.entries())
           assert.equal(keep, place < quota || held.has(id), String(id))
       }
@@ -102,14 +104,31 @@ test('of each kind the newest are kept, as many as the quota says, and beyond it
   )
 })
 
-test('a rollback goes to the newest good one that is neither bad, failed nor running, or nowhere', () => {
+test('one of unknown health stays while fewer good ones than the quota came after it, and counts against none', () => {
+  fc.assert(
+    fc.property(cases, (given) => {
+      const { verdicts, byId } = plan(given)
+      const held = new Set([given.current, previousGood(given.releases, given.current), ...given.flying])
+      for (const [index, { id, keep }] of verdicts.entries()) {
+        if (!byId.get(id)?.adopted) continue
+        const newer = verdicts.slice(0, index).map((verdict) => byId.get(verdict.id))
+        const good = newer.filter((release) => release?.onceHealthy && !release.adopted)
+        assert.equal(keep, good.length < given.keep.releases || held.has(id), String(id))
+      }
+    }),
+  )
+})
+
+test('a rollback goes to the newest good one that is neither bad, failed nor running; else to an older one of unknown health, or nowhere', () => {
   fc.assert(
     fc.property(cases, ({ releases, current }) => {
-      const fit = releases.filter(
-        ({ id, state, onceHealthy }) => onceHealthy && state !== 'bad' && state !== 'failed' && id !== current,
-      )
-      const newest = fit.sort((a, b) => b.seq - a.seq)[0]
-      assert.equal(previousGood(releases, current), newest?.id ?? null)
+      const now = releases.find(({ id }) => id === current)?.seq ?? Number.POSITIVE_INFINITY
+      const fit = releases
+        .filter(({ id, state }) => state !== 'bad' && state !== 'failed' && id !== current)
+        .sort((a, b) => b.seq - a.seq)
+      const known = fit.find(({ onceHealthy, adopted }) => onceHealthy && !adopted)
+      const found = fit.find(({ adopted, seq }) => adopted && seq < now)
+      assert.equal(previousGood(releases, current), (known ?? found)?.id ?? null)
     }),
   )
 })
@@ -119,6 +138,7 @@ test('thirteen good and three failed releases leave ten and two', () => {
     id: idOf(seq),
     seq,
     onceHealthy: seq % 5 !== 4,
+    adopted: false,
     state: seq % 5 === 4 ? ('failed' as const) : ('healthy' as const),
   }))
   const facts = { current: idOf(15), inFlight: new Set<ReleaseId>(), keep: { releases: 10, failed: 2 } }
