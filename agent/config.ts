@@ -1,4 +1,5 @@
 import { readFileSync, statSync } from 'node:fs'
+import { isIPv4 } from 'node:net'
 import { join, resolve } from 'node:path'
 import { parse as parseToml } from 'smol-toml'
 import * as v from 'valibot'
@@ -63,6 +64,7 @@ const schema = v.strictObject({
     }),
   ),
   notify: v.optional(v.strictObject({ webhook: v.string() })),
+  metrics: v.optional(v.strictObject({ listen: v.string() })),
 })
 
 export interface Config {
@@ -73,6 +75,8 @@ export interface Config {
   watch: { probationMs: number; exits: number; withinMs: number }
   /** Where what went wrong is told; whoever knows this address can write there, so it is never logged. */
   webhook: URL | undefined
+  /** Where metrics are told to whoever asks, and so always an address of this host alone. */
+  metrics: { host: string; port: number } | undefined
   layout: Layout
   /** Where a test writes at which point the agent is to end: see fault.ts. */
   faultFile: string | undefined
@@ -104,6 +108,7 @@ export function readConfig(overrides: Overrides): Config {
     reserve: { bytes: file.disk?.reserve_bytes, inodes: file.disk?.reserve_inodes ?? DEFAULTS.reserveInodes },
     watch: watchOf(file.watch, `read ${layout.configFile}: watch`),
     webhook: file.notify && parseWebhook(file.notify.webhook, `read ${layout.configFile}: notify.webhook`),
+    metrics: file.metrics && parseLoopback(file.metrics.listen, `read ${layout.configFile}: metrics.listen`),
     layout,
     faultFile: process.env.TARMAC_FAULT_FILE,
   }
@@ -129,6 +134,15 @@ function parseWebhook(text: string, what: string): URL {
   if (url.username === '' && url.password === '') return url
   throw new Failure('config_invalid', `${what}: it holds a password, which is not sent`, {
     hint: 'most services take a token in the path',
+  })
+}
+
+/** An address in numbers: what a name such as localhost leads to is for others to say. */
+function parseLoopback(text: string, what: string): { host: string; port: number } {
+  const { host, port } = parseListen(text)
+  if (host === '::1' || (isIPv4(host) && host.startsWith('127.'))) return { host, port }
+  throw new Failure('config_invalid', `${what}: ${JSON.stringify(text)} is no loopback address`, {
+    hint: 'nobody is asked who they are there: "127.0.0.1:9433" or "[::1]:9433"; from elsewhere signers ask for /v1/metrics',
   })
 }
 

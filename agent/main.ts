@@ -64,7 +64,8 @@ void program.parseAsync().then(
     process.exitCode = 0
   },
   (error: unknown) => {
-    process.exitCode = exitCodeOf(error)
+    // A start that failed may have init's bus or one of two ports open, and would live on doing nothing.
+    process.exit(exitCodeOf(error))
   },
 )
 

@@ -8,6 +8,7 @@ import type { Change, FailedChange } from './deploy/change.ts'
 import { createOperations } from './deploy/operations.ts'
 import { recover } from './deploy/recover.ts'
 import { armFaults, withFaultPoints } from './fault.ts'
+import { listenForScrapes } from './http/scrape-server.ts'
 import { listen } from './http/server.ts'
 import { createEmbedded } from './init/embedded.ts'
 import type { InitSystem } from './init/init-system.ts'
@@ -22,6 +23,7 @@ import { readTls } from './state/tls.ts'
 import { watchDisk } from './watch/disk-news.ts'
 import { watchExits } from './watch/exits.ts'
 import { watchLoops } from './watch/loops.ts'
+import { createMetrics } from './watch/metrics.ts'
 import { newsOfChange } from './watch/news.ts'
 import { createNotifier } from './watch/notify.ts'
 
@@ -60,7 +62,9 @@ export async function serve(overrides: Overrides): Promise<void> {
   const loops = watchLoops(agent, notifier.tell)
   watchExits(agent, loops.look)
   await recover(agent)
-  const listening = await listen(agent, tls)
+  const metrics = createMetrics(agent)
+  const listening = await listen(agent, tls, metrics)
+  const scrapes = await listenForScrapes(agent, metrics)
   const where = `https://${listening.host.includes(':') ? `[${listening.host}]` : listening.host}:${listening.port}`
   log.info(
     { version, url: where, pin: tls.pin, init: agent.init.name, root: config.layout.root, signers: signers.length },
@@ -76,11 +80,12 @@ export async function serve(overrides: Overrides): Promise<void> {
   log.info({ signal }, 'stopping')
   loops.end()
   clearInterval(rounds)
-  const closed = listening.close()
+  const closed = Promise.all([listening.close(), scrapes?.close()])
   await Promise.race([idle(agent), after(DEFAULTS.shutdownMs)])
   // Those who watched the last change get its last line; followers of logs would stay for ever.
   await Promise.race([Promise.all([closed, notifier.drained()]), after(DEFAULTS.farewellMs)])
   listening.cut()
+  scrapes?.cut()
   await agent.init.close()
   ledger.close()
   log.info('stopped')

@@ -6,9 +6,11 @@ import { parseAppName } from '../../shared/names.ts'
 import { version } from '../../shared/version.ts'
 import { VERSION_HEADER } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
+import type { Metrics } from '../watch/metrics.ts'
 import { deploys, logs, releases, status } from './ask.ts'
 import { control, rollback } from './control.ts'
 import { type Identity, identify } from './identity.ts'
+import { answerScrape } from './metrics.ts'
 import { missing, push } from './push.ts'
 import { respondTo } from './respond.ts'
 
@@ -20,7 +22,7 @@ const TARGET = /^\/v1\/[a-z0-9-]+(?:\/[a-z0-9-]+)*(?:\?[A-Za-z0-9=&_.:%+-]*)?$/
 const ONCE = ['host', 'authorization', 'content-length', 'transfer-encoding']
 
 /** All routes on one screen. Every one of them knows who asks; there is none that anybody may ask. */
-export function routesOf(agent: Agent): Hono<Env> {
+export function routesOf(agent: Agent, metrics: Metrics): Hono<Env> {
   const routes = new Hono<Env>()
   routes.use(async (c, next) => {
     c.header(VERSION_HEADER, version)
@@ -31,6 +33,7 @@ export function routesOf(agent: Agent): Hono<Env> {
   const app = (c: Context) => parseAppName(c.req.param('app'))
 
   routes.get('/v1/status', (c) => status(agent, c))
+  routes.get('/v1/metrics', (c) => answerScrape(metrics, c))
   routes.post('/v1/apps/:app/missing', (c) => missing(agent, app(c), c))
   routes.post('/v1/apps/:app/releases', (c) => push(agent, app(c), c.var.identity, c))
   routes.get('/v1/apps/:app/releases', (c) => releases(agent, app(c), c))

@@ -1,3 +1,4 @@
+import type { Server as HttpServer } from 'node:http'
 import { createServer, type Server } from 'node:https'
 import type { Socket } from 'node:net'
 import { createAdaptorServer } from '@hono/node-server'
@@ -5,6 +6,7 @@ import { Failure, isErrno } from '../../shared/failure.ts'
 import type { Agent } from '../agent.ts'
 import { DEFAULTS } from '../config.ts'
 import type { TlsIdentity } from '../state/tls.ts'
+import type { Metrics } from '../watch/metrics.ts'
 import { routesOf } from './routes.ts'
 
 export interface Listening {
@@ -16,10 +18,9 @@ export interface Listening {
   cut(): void
 }
 
-export async function listen(agent: Agent, tls: TlsIdentity): Promise<Listening> {
-  const { host, port } = agent.config.listen
+export async function listen(agent: Agent, tls: TlsIdentity, metrics: Metrics): Promise<Listening> {
   const server = createAdaptorServer({
-    fetch: routesOf(agent).fetch,
+    fetch: routesOf(agent, metrics).fetch,
     createServer,
     serverOptions: {
       key: tls.key,
@@ -36,8 +37,21 @@ export async function listen(agent: Agent, tls: TlsIdentity): Promise<Listening>
   }) as Server
   server.maxConnections = DEFAULTS.maxConnections
   cutIdleUploads(server)
+  return listening(
+    server,
+    agent.config.listen,
+    'is another agent running? choose another address with --listen HOST:PORT or listen in agent.toml',
+  )
+}
+
+/** Throws `config_invalid` with the hint when the address cannot be had. */
+export async function listening(
+  server: HttpServer,
+  { host, port }: { host: string; port: number },
+  hint: string,
+): Promise<Listening> {
   await new Promise<void>((resolve, reject) => {
-    server.once('error', (error) => reject(listenFailure(error, `${host}:${port}`)))
+    server.once('error', (error) => reject(listenFailure(error, { where: `${host}:${port}`, hint })))
     server.listen(port, host, resolve)
   })
   const address = server.address()
@@ -66,10 +80,10 @@ function cutIdleUploads(server: Server): void {
   })
 }
 
-function listenFailure(error: Error, where: string): Error {
+function listenFailure(error: Error, { where, hint }: { where: string; hint: string }): Error {
   if (!isErrno(error, 'EADDRINUSE', 'EACCES', 'EADDRNOTAVAIL')) return error
   return new Failure('config_invalid', `listen ${where}: ${error.message}`, {
-    hint: 'is another agent running? choose another address with --listen HOST:PORT or listen in agent.toml',
+    hint,
     cause: error,
   })
 }

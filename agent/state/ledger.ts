@@ -4,13 +4,14 @@ import { type ExitLedger, exitLedger } from './ledger-exits.ts'
 import { type ReleaseLedger, releaseLedger } from './ledger-releases.ts'
 import { type Lost, noting } from './ledger-row.ts'
 import { openDatabase } from './ledger-schema.ts'
+import { type TotalsLedger, totalsLedger } from './ledger-totals.ts'
 
 // The record of what happened, in parts by topic. What lies on the disk and what init says stay the truth of what is:
 // nothing is ever deleted or started because a row is missing here. And nothing is left undone because a row cannot be
 // written: on a full disk a release that failed must still be gone back from, and old ones be removed. So a change that
 // cannot be noted does not begin (`openDeploy`, `received` throw); what it does afterwards goes on, and `lost` is told.
 
-export interface Ledger extends ReleaseLedger, DeployLedger, ExitLedger, AppLedger {
+export interface Ledger extends ReleaseLedger, DeployLedger, ExitLedger, AppLedger, TotalsLedger {
   close(): void
 }
 
@@ -22,6 +23,7 @@ export function openLedger(file: string, lost: Lost): Ledger {
     ...deployLedger(db, note),
     ...exitLedger(db, note),
     ...appLedger(db, note),
+    ...totalsLedger(db),
     close: () => db.close(),
   }
 }
