@@ -6,7 +6,7 @@ import type { Agent } from './agent.ts'
 import { type Config, DEFAULTS, type Overrides, readConfig } from './config.ts'
 import type { Change, FailedChange } from './deploy/change.ts'
 import { createOperations } from './deploy/operations.ts'
-import { recover } from './deploy/recover.ts'
+import { recover, sweep } from './deploy/recover.ts'
 import { armFaults, withFaultPoints } from './fault.ts'
 import { listenForScrapes } from './http/scrape-server.ts'
 import { listen } from './http/server.ts'
@@ -61,15 +61,19 @@ export async function serve(overrides: Overrides): Promise<void> {
   await writeWhole(config.layout.preloadFile, preloadText, { mode: 0o444 })
   const loops = watchLoops(agent, notifier.tell)
   watchExits(agent, loops.look)
-  await recover(agent)
+  await sweep(agent)
   const metrics = createMetrics(agent)
+  // Before anything that runs is put in order: one whose port another agent has must not undo what that one is at.
   const listening = await listen(agent, tls, metrics)
+  const recovered = recover(agent)
   const scrapes = await listenForScrapes(agent, metrics)
   const where = `https://${listening.host.includes(':') ? `[${listening.host}]` : listening.host}:${listening.port}`
   log.info(
     { version, url: where, pin: tls.pin, init: agent.init.name, root: config.layout.root, signers: signers.length },
     'listening',
   )
+  await recovered
+  log.info('recovered')
   await loops.begin()
   const rounds = setInterval(() => {
     void disk.look()

@@ -55,11 +55,12 @@ export type StepName =
   | 'warning'
   | 'waiting'
 
-/** One line of NDJSON. `at` is ISO 8601 UTC, `ms` since the change began. */
+/** One line of NDJSON. `at` is ISO 8601 UTC, `ms` since the change began, `deploy` its number in the ledger. */
 export interface StepLine {
   step: StepName
   at: string
   ms: number
+  deploy?: number
   release?: ReleaseId
   service?: ServiceName
   slot?: Slot

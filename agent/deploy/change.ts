@@ -3,6 +3,8 @@ import type { AppName, ReleaseId, ServiceName, Slot } from '../../shared/names.t
 import type { ChangeKind, Line, Receipt, StepLine, StepName } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { reach } from '../fault.ts'
+import type { Ledger } from '../state/ledger.ts'
+import type { DeployEnd, OpenDeploy } from '../state/ledger-deploys.ts'
 import { currentRelease } from '../state/release-store.ts'
 import type { Operation } from './operations.ts'
 
@@ -32,6 +34,8 @@ export interface Change extends Asked {
   because(receipt: Receipt | null): void
   done(end: { release: ReleaseId | null; previous: ReleaseId | null }): void
   failed(failure: Failure, receipt: Receipt): void
+  /** The agent was stopped in the middle of it, and what it had begun was undone. */
+  interrupted(failure: Failure, receipt: Receipt): void
 }
 
 /** Told of each change that has ended, `failed` when badly. Must not throw, and nobody waits for it. */
@@ -55,21 +59,34 @@ export class ChangeFailed extends Error {
   }
 }
 
+interface Watched {
+  operation: Operation
+  report: Report
+}
+
 export function openChange(
-  ask: Asked & { operation: Operation; report: Report },
+  ask: Asked & Watched,
   { ledger, layout }: Pick<Agent, 'ledger' | 'layout'>,
   to: ReleaseId | null,
 ): Change {
-  const { app, kind, who, key, operation, report } = ask
+  const { app, kind, who, key } = ask
   const from = currentRelease(layout, app)
-  const began = Date.now()
+  const startedAt = new Date().toISOString()
+  const id = ledger.openDeploy({ app, kind, who, key, from, to, at: startedAt })
+  return changeOf({ id, app, kind, who, key, from, to, startedAt }, ask, ledger)
+}
+
+/** A change that is in the ledger as open: a new one, or one that an agent before this one did not end. */
+export function changeOf(open: OpenDeploy, { operation, report }: Watched, ledger: Ledger): Change {
+  const { id, startedAt, ...asked } = open
+  const { app, to } = asked
+  const began = Date.parse(startedAt)
   const steps: StepLine[] = []
   let gapMs: number | null = null
   let gapBegan: number | undefined
   let cause: Receipt | null = null
-  const id = ledger.openDeploy({ app, kind, who, key, from, to, at: new Date(began).toISOString() })
-  const stamp = () => ({ at: new Date().toISOString(), ms: Date.now() - began })
-  const close = (result: 'done' | 'failed', end: { code: Failure['code'] | null; receipt: Receipt | null }) =>
+  const stamp = () => ({ at: new Date().toISOString(), ms: Date.now() - began, deploy: id })
+  const close = (result: DeployEnd['result'], end: { code: Failure['code'] | null; receipt: Receipt | null }) =>
     ledger.closeDeploy(id, {
       result,
       ...end,
@@ -80,14 +97,11 @@ export function openChange(
       at: new Date().toISOString(),
     })
   operation.release = to
+  // Its number, before there is anything to say: whoever loses the agent now can ask how it ended.
+  report({ step: 'waiting', ...stamp() })
   return {
-    app,
-    kind,
-    who,
-    key,
+    ...asked,
     id,
-    from,
-    to,
     get phase() {
       return operation.phase
     },
@@ -110,11 +124,14 @@ export function openChange(
     },
     done(end) {
       close('done', { code: null, receipt: cause })
-      report({ step: 'done', ...stamp(), deploy: id, app, ...end })
+      report({ step: 'done', ...stamp(), app, ...end })
     },
     failed(failure, receipt) {
       close('failed', { code: failure.code, receipt })
-      report({ step: 'failed', ...stamp(), deploy: id, ...failure.toRefusal(), receipt })
+      report({ step: 'failed', ...stamp(), ...failure.toRefusal(), receipt })
+    },
+    interrupted(failure, receipt) {
+      close('interrupted', { code: failure.code, receipt })
     },
   }
 }
@@ -170,7 +187,8 @@ async function early(agent: Agent, change: Change, error: unknown): Promise<Chan
   })
 }
 
-async function runningNow({ layout, init }: Agent, app: AppName): Promise<ReleaseId | null> {
+/** The release that runs, as the disk and init say it; null when none does. */
+export async function runningNow({ layout, init }: Agent, app: AppName): Promise<ReleaseId | null> {
   const current = currentRelease(layout, app)
   try {
     for (const unit of await init.installed(app)) {

@@ -79,7 +79,8 @@ async function switchTo(agent: Agent, release: Release, change: Change): Promise
   const units = await prepareUnits(agent, release, serving)
   const progress: Progress = { stopped: [], opened: [] }
   try {
-    agent.ledger.setState(change.app, release.id, 'started')
+    // What was good before stays so until the switch says otherwise: cut off, it may be gone back to.
+    if (change.kind === 'push') agent.ledger.setState(change.app, release.id, 'started')
     await replaceUnits(agent, { units, old: serving.units, progress }, change)
     await makeCurrent(agent, release, units)
     agent.ledger.setState(change.app, release.id, 'healthy')

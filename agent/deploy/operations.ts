@@ -4,7 +4,8 @@ import type { ChangeKind } from '../../shared/wire.ts'
 
 export interface Operation {
   app: AppName
-  kind: ChangeKind
+  /** `recovery`: what an agent before this one left half done is brought to an end. */
+  kind: ChangeKind | 'recovery'
   who: string
   since: string
   phase: string

@@ -1,89 +1,143 @@
-import { reasonOf } from '../../shared/failure.ts'
+import { Failure, reasonOf } from '../../shared/failure.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { ChangeKind, Receipt } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
-import { removeTree } from '../state/disk.ts'
+import { removeTemporaries, removeTree } from '../state/disk.ts'
 import { makeAppDirs } from '../state/objects.ts'
-import { appsOn, currentRelease, readRelease } from '../state/release-store.ts'
-import { makeCurrent, openUp, servingNow } from './switch.ts'
-import { unitsOf } from './unit.ts'
+import { appsOn, currentRelease, releasesOn } from '../state/release-store.ts'
+import { tidyRefused } from './admit.ts'
+import { type Change, changeOf, runningNow } from './change.ts'
+import type { Operation } from './operations.ts'
+import { pruneApp } from './prune.ts'
+import { hasStrays, settle } from './settle.ts'
 
-/**
- * Run once before listening: what a killed agent left half done is undone, and every change that was open is closed
- * in the record. An app in whose change the agent was killed goes back to what `current` says; the others, and their
- * processes, are not touched. What one app makes impossible is told in the log and in its record: an agent that does
- * not listen could not be asked about any of them.
- */
-export async function recover(agent: Agent): Promise<void> {
-  const { ledger, layout, log } = agent
+/** Changes that give a release a new state in the ledger. */
+const MOVES: ReadonlySet<ChangeKind> = new Set(['push', 'rollback', 'auto-rollback'])
+
+/** Before listening: what no release and no change needs. Files without their name, and rows of what is gone. */
+export async function sweep({ layout, ledger, init }: Agent): Promise<void> {
   for (const app of appsOn(layout)) {
     await removeTree(layout.stagingDir(app))
     makeAppDirs(layout, app)
-  }
-  for (const { id, app, kind, to } of ledger.openDeploys()) {
-    log.warn({ app, change: id }, 'the agent was stopped in the middle of this change')
-    let trouble: string | undefined
-    try {
-      await backToCurrent(agent, app)
-    } catch (err) {
-      trouble = reasonOf(err)
-      log.error({ app, change: id, err }, 'the app could not be brought back to its current release')
+    for (const dir of [layout.appDir(app), layout.envDir(app)]) await removeTemporaries(dir)
+    const onDisk = new Set(releasesOn(layout, app))
+    for (const { id } of ledger.releases(app)) {
+      if (onDisk.has(id)) continue
+      ledger.setState(app, id, 'pruned')
+      await init.forgetRelease(app, id)
     }
-    ledger.closeDeploy(id, {
-      to,
-      result: 'interrupted',
-      code: null,
-      seconds: null,
-      gapMs: null,
-      steps: [],
-      receipt: settled(agent, { app, kind, to, trouble }),
-      at: new Date().toISOString(),
-    })
+    tidyRefused(layout, app)
   }
 }
 
-/** `current` moves only to what passed its gate: a change that got so far is finished, any other is undone. */
-function settled(
-  { ledger, layout }: Agent,
-  { app, kind, to, trouble }: { app: AppName; kind: ChangeKind; to: ReleaseId | null; trouble: string | undefined },
-): Receipt {
-  const current = currentRelease(layout, app)
-  const isFinished = to !== null && to === current
+/**
+ * As soon as the agent listens: what a killed agent, or a power cut, left half done is finished or undone, and every
+ * change that was open is closed in the record. An app is busy until it is in order. Never rejects: what one app makes
+ * impossible is told in the log, and in the record of its change.
+ */
+export async function recover(agent: Agent): Promise<void> {
+  const open = Map.groupBy(agent.ledger.openDeploys(), ({ app }) => app)
+  const others = appsOn(agent.layout).filter((app) => !open.has(app))
+  await Promise.all([
+    ...[...open].map(([app, changes]) =>
+      exclusively(agent, app, async (operation) => {
+        // More than one only when the end of one could not be written down: what it moved is long settled.
+        for (const one of changes) {
+          agent.log.warn({ app, change: one.id }, 'the agent was stopped in the middle of this change')
+          await resolve(agent, changeOf(one, { operation, report: () => {} }, agent.ledger))
+        }
+      }),
+    ),
+    ...others.map((app) => removeStrays(agent, app)),
+  ])
+}
+
+/** A ledger that was lost knows of no change, and yet one may have been cut off. */
+async function removeStrays(agent: Agent, app: AppName): Promise<void> {
+  try {
+    if (agent.operations.of(app) !== undefined || !(await hasStrays(agent, app))) return
+    agent.log.warn({ app }, 'there are units that its current release does not need')
+    await exclusively(agent, app, () => settle(agent, app, 'running'))
+  } catch (err) {
+    agent.log.error({ app, err }, 'what runs of the app could not be found out')
+  }
+}
+
+async function exclusively(agent: Agent, app: AppName, work: (operation: Operation) => Promise<void>): Promise<void> {
+  const { operation, end } = agent.operations.begin({ app, kind: 'recovery', who: 'tarmac' })
+  try {
+    await work(operation)
+  } catch (err) {
+    agent.log.error({ app, err }, 'the app could not be brought in order')
+  } finally {
+    end()
+  }
+}
+
+/**
+ * `current` moves only to what passed its gate: a change that got so far is finished, and one that moves no release too,
+ * as nothing speaks against what was asked for. Any other is undone: what `current` says serves.
+ */
+async function resolve(agent: Agent, change: Change): Promise<void> {
+  const { app, kind, to } = change
+  const isFinished = to !== null && to === currentRelease(agent.layout, app)
+  const how = isFinished ? 'going on to its end' : 'going back'
+  change.step('warning', { message: `the agent was stopped in the middle of this: ${how}` })
+  let trouble: string | undefined
+  try {
+    await settle(agent, app, kind === 'stop' ? 'stopped' : 'running', change)
+  } catch (err) {
+    trouble = reasonOf(err)
+    agent.log.error({ app, change: change.id, err }, 'the app could not be brought to its current release')
+  }
+  if (MOVES.has(kind)) note(agent, change, isFinished)
+  if (isFinished) await pruneApp(agent, change)
+  if (isFinished && trouble === undefined) {
+    change.done({ release: to, previous: change.from })
+    agent.changeEnded(change)
+    return
+  }
+  const ended = interruption(change, { isFinished, trouble, running: await runningNow(agent, app) })
+  change.interrupted(ended.failure, ended.receipt)
+  agent.changeEnded(change, ended)
+}
+
+function note({ ledger }: Agent, { app, kind, from, to }: Change, isFinished: boolean): void {
+  if (to === null) return
   if (isFinished) {
     ledger.setState(app, to, 'healthy')
     if (kind !== 'auto-rollback') ledger.setWanted(app, to)
-  } else if (to !== null) {
-    // The agent goes back to what was good, and nothing was seen of it that says otherwise: it may be tried again.
-    ledger.setState(app, to, kind === 'auto-rollback' ? 'healthy' : 'failed')
-  }
-  return {
-    app,
-    release: to,
-    service: null,
-    phase: 'interrupted',
-    reason: trouble ?? 'the agent was stopped in the middle of it',
-    exit: null,
-    respawns: null,
-    output: [],
-    running: trouble === undefined ? current : null,
-    undone: isFinished || to === null ? [] : [`${to} was stopped`],
-    next: ['tarmac status', ...(isFinished ? [] : ['push it again: tarmac push'])],
+    if (kind === 'rollback' && from !== null && from !== to) ledger.setState(app, from, 'bad')
+  } else if (kind === 'push') {
+    const release = ledger.releases(app).find(({ id }) => id === to)
+    // One that was good before may be tried again: nothing was seen of it that says otherwise.
+    if (release !== undefined) ledger.setState(app, to, release.onceHealthy ? 'healthy' : 'failed')
   }
 }
 
-async function backToCurrent(agent: Agent, app: AppName): Promise<void> {
-  const { layout, init } = agent
-  const serving = await servingNow(agent, app)
-  for (const unit of await init.installed(app)) {
-    if (!serving.units.some(({ service, slot }) => service === unit.service && slot === unit.slot))
-      await init.stop(unit)
+function interruption(
+  { app, kind, to }: Change,
+  seen: { isFinished: boolean; trouble: string | undefined; running: ReleaseId | null },
+): { failure: Failure; receipt: Receipt } {
+  const { isFinished, trouble, running } = seen
+  const reason = `the agent was stopped in the middle of it${trouble === undefined ? '' : `, and then: ${trouble}`}`
+  const next = ['tarmac status', ...(kind === 'push' && !isFinished ? ['push it again: tarmac push'] : [])]
+  const code = running === null ? 'deploy_down' : isFinished ? 'deploy_failed' : 'deploy_rolled_back'
+  const failure = new Failure(code, `${kind} ${app}: ${reason}`, { hint: next.at(-1) ?? '' })
+  return {
+    failure,
+    receipt: {
+      app,
+      release: to,
+      service: null,
+      phase: 'interrupted',
+      reason,
+      exit: null,
+      respawns: null,
+      output: [],
+      running,
+      undone: isFinished || to === null ? [] : [`${to} was stopped`],
+      next,
+    },
   }
-  if (serving.release === null || serving.slot === null) return
-  const release = readRelease(layout, app, serving.release)
-  const units = unitsOf(release, { layout, account: await init.ensureAccount(app), slot: serving.slot })
-  await openUp(init, units)
-  for (const unit of units) {
-    if ((await init.facts(unit)).state !== 'running') await init.start(unit)
-  }
-  await makeCurrent(agent, release, units)
 }

@@ -153,7 +153,7 @@ export async function openUp(init: InitSystem, units: readonly UnitSpec[]): Prom
 export async function startUnits(
   { init }: Pick<Parts, 'init'>,
   units: readonly UnitSpec[],
-  change: Change,
+  change: Pick<Change, 'step' | 'gapEnds'>,
 ): Promise<void> {
   for (const unit of units) await refuseTakenPort(init, unit, unit.spec)
   for (const unit of units) {

@@ -4,7 +4,7 @@ import * as v from 'valibot'
 import { Failure, isErrno, reasonOf } from '../../shared/failure.ts'
 import type { ServiceSpec } from '../../shared/manifest.ts'
 import { type AppName, parseAppName, parseReleaseId, parseServiceName, SLOTS } from '../../shared/names.ts'
-import { writeWhole } from '../state/disk.ts'
+import { removeTemporaries, writeWhole } from '../state/disk.ts'
 import type { Run } from './embedded-process.ts'
 import type { UnitKey, UnitSpec } from './init-system.ts'
 
@@ -104,6 +104,10 @@ export function recordsAt(dir: string) {
       return (await Promise.all(apps.map((app) => keysOf(parseAppName(app))))).flat()
     },
     read,
+    /** What an agent that was killed left half written. */
+    async sweep(): Promise<void> {
+      for (const app of await namesIn(unitsDir)) await removeTemporaries(join(unitsDir, app))
+    },
     /** One after the other: a start that notes its pid must not undo an `enable` of the same moment. */
     update(key: UnitKey, change: (before: UnitRecord | undefined) => UnitRecord): Promise<void> {
       const update = lastUpdate.then(async () => {

@@ -33,6 +33,7 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
   const claimFile = join(dir, 'agent.json')
   await claimDir(claimFile)
   const records = recordsAt(dir)
+  await records.sweep()
   await endLeftovers(records, log)
 
   const book = createLogBook(join(dir, 'logs'), log)
@@ -125,8 +126,9 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
         const { env, ...rest } = unit
         if (unit.spec.limits !== undefined)
           log.warn({ unit: nameOf(unit) }, 'the embedded init holds no memory or task limits')
-        await writeEnvironment(unit.envFile, env)
+        // The record first, as it goes last: by it the environment is found.
         await records.update(unit, (before) => ({ enabled: false, ...before, unit: rest }))
+        await writeEnvironment(unit.envFile, env)
       }),
     start: (key) => inTurn(key, () => start(key)),
     stop: (key) => inTurn(key, async () => units.get(records.fileOf(key))?.stop()),
@@ -140,6 +142,7 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
       inTurn(key, async () => {
         await units.get(records.fileOf(key))?.stop()
         units.delete(records.fileOf(key))
+        sockets.unhold(key)
         const record = await records.read(key)
         if (record === undefined) return
         await rm(record.unit.envFile, { force: true })

@@ -82,5 +82,8 @@ export function createPorts({ unitDir, systemctl }: PortParts) {
       return { state: 'gave-up', pid: undefined, since: undefined, memoryBytes: undefined, respawns, lastExit }
     },
     forgetGivenUp: (unit: UnitKey) => removeTree(givenUpFile(unit)),
+    async forget(unit: UnitKey): Promise<void> {
+      for (const file of [holdFile(unit), givenUpFile(unit)]) await removeTree(file)
+    },
   }
 }

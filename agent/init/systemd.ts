@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, isErrno } from '../../shared/failure.ts'
 import { run } from '../run.ts'
-import { removeTree, writeWhole } from '../state/disk.ts'
+import { removeTemporaries, removeTree, writeWhole } from '../state/disk.ts'
 import { ensureAccount } from './accounts.ts'
 import { type InitSystem, type LogQuery, NO_UNIT, type UnitFacts, type UnitKey, type UnitSpec } from './init-system.ts'
 import { readJournal } from './journal.ts'
@@ -56,6 +56,7 @@ export async function createSystemd({
       `use systemd ${bus.version}: tarmac needs ${OLDEST_SYSTEMD} or newer (Ubuntu 22.04)`,
     )
   }
+  await removeTemporaries(unitDir, 'tarmac-')
   await forEachUnit(exits.seed)
   const ports = createPorts({ unitDir, systemctl })
   const slots = createSlots({ unitDir, bus, expectStop: exits.expectStop, forget: exits.forget })
@@ -85,6 +86,7 @@ export async function createSystemd({
       await ports.forgetGivenUp(key)
       await slots.start(key)
     },
+    remove: (key) => slots.remove(key).then(() => ports.forget(key)),
     onExit: exits.listen,
     logs: (query: LogQuery, signal: AbortSignal) => {
       const services = installedIn(unitDir, query.app).map(({ service }) => service)
@@ -135,11 +137,12 @@ function createSlots({ unitDir, bus, expectStop, forget }: Parts): Slots {
     const env = envText(spec.env)
     check(spec, 'install')
     await mkdir(dirname(spec.envFile), { recursive: true, mode: 0o700 })
+    // The unit file first, as it goes last: by it all that belongs to the unit is found.
+    await writeWhole(fileOf(unit), text, { mode: 0o644 })
     await writeWhole(spec.envFile, env, { mode: 0o600 })
     if (spec.handover?.style === 'preload') {
       await writeWhole(fileOf(privateName(spec)), privateText(spec), { mode: 0o644 })
     }
-    await writeWhole(fileOf(unit), text, { mode: 0o644 })
     await systemctl(['daemon-reload'])
     // daemon-reload answers 0 for a unit it cannot use, too.
     const { LoadState, LoadError } = await bus.properties(unit)

@@ -1,5 +1,5 @@
 import { mkdirSync, readdirSync, renameSync, rmdirSync } from 'node:fs'
-import { lstat, open, rename, rm, symlink } from 'node:fs/promises'
+import { lstat, open, readdir, rename, rm, symlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { Failure, isErrno } from '../../shared/failure.ts'
 import { reach } from '../fault.ts'
@@ -65,6 +65,13 @@ export async function syncFilesystem(path: string): Promise<void> {
 export async function removeTree(path: string): Promise<void> {
   await rm(path, { recursive: true, force: true })
   reach('disk.removed')
+}
+
+/** Removes what a write that was cut off left beside its name in this directory. */
+export async function removeTemporaries(dir: string, prefix = ''): Promise<void> {
+  for (const name of await readdir(dir)) {
+    if (name.startsWith(`.${prefix}`) && name.endsWith('.tmp')) await removeTree(join(dir, name))
+  }
 }
 
 /**

@@ -12,13 +12,16 @@ export interface Switch {
   endedAt: string
 }
 
-/** A change that was open when the agent last stopped. */
+/** A change that is under way, or was when the agent last stopped. */
 export interface OpenDeploy {
   id: number
   app: AppName
   kind: ChangeKind
+  who: string
+  key: string
   from: ReleaseId | null
   to: ReleaseId | null
+  startedAt: string
 }
 
 /** How a change ended. */
@@ -46,6 +49,7 @@ export interface DeployLedger {
   closeDeploy(id: number, end: DeployEnd): void
   /** Newest first. */
   deploys(app: AppName, limit: number): DeployEntry[]
+  /** Oldest first. */
   openDeploys(): OpenDeploy[]
   /**
    * What may have moved `current`, newest first: pushes and rollbacks that came to their end or were cut off, and every
@@ -65,7 +69,7 @@ export function deployLedger(db: DatabaseSync, note: Note): DeployLedger {
       'UPDATE deploys SET to_release = ?, result = ?, code = ?, seconds = ?, gap_ms = ?, steps = ?, receipt = ?, ended_at = ? WHERE id = ?',
     ),
     deploys: db.prepare('SELECT * FROM deploys WHERE app = ? ORDER BY id DESC LIMIT ?'),
-    openDeploys: db.prepare("SELECT * FROM deploys WHERE result = 'running'"),
+    openDeploys: db.prepare("SELECT * FROM deploys WHERE result = 'running' ORDER BY id"),
     switches: db.prepare(
       "SELECT * FROM deploys WHERE app = ? AND (kind = 'auto-rollback' OR (kind IN ('push', 'rollback') AND result <> 'failed')) AND ended_at IS NOT NULL ORDER BY id DESC LIMIT 20",
     ),
@@ -100,8 +104,11 @@ function parseOpenDeploy(row: Row): OpenDeploy {
     id: Number(row.id),
     app: row.app as AppName,
     kind: row.kind as ChangeKind,
+    who: String(row.who),
+    key: String(row.key),
     from: row.from_release as ReleaseId | null,
     to: row.to_release as ReleaseId | null,
+    startedAt: String(row.started_at),
   }
 }
 

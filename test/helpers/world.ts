@@ -108,7 +108,8 @@ export async function makeWorld(
       ended.catch(() => {})
       const deadline = Date.now() + START_TIMEOUT_MS
       const listening = async () => {
-        while (!log.includes('"listening"')) {
+        // Later than "listening": an app is busy until it is in order.
+        while (!log.includes('"recovered"')) {
           if (Date.now() > deadline) throw new Error(`the agent did not start: ${log}`)
           await sleep(20)
         }
