@@ -39,7 +39,7 @@ export async function serve(overrides: Overrides): Promise<void> {
   mkdirSync(dirname(config.layout.preloadFile), { recursive: true, mode: 0o755 })
   const ledger = withFaultPoints(
     'ledger',
-    openLedger(config.layout.ledgerFile, (what, err) => log.error({ what, err }, 'not in the ledger')),
+    openLedger(config.layout, (what, err) => log.error({ what, err }, 'not in the ledger')),
   )
   const notifier = createNotifier(config.webhook, log)
   const disk = watchDisk(config, { tell: notifier.tell, log })

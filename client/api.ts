@@ -5,6 +5,7 @@ import type { AppName, ReleaseId } from '../shared/names.ts'
 import {
   type AgentStatus,
   type DeployEntry,
+  type LedgerReport,
   type Line,
   type LogAnswer,
   type LogLine,
@@ -58,6 +59,10 @@ export async function releases(connection: Connection, app: AppName): Promise<Re
 
 export async function deploys(connection: Connection, app: AppName, count: number): Promise<DeployEntry[]> {
   return ((await json(connection, 'GET', `${paths.deploys(app)}?n=${count}`)) as { deploys: DeployEntry[] }).deploys
+}
+
+export async function ledger(connection: Connection): Promise<LedgerReport> {
+  return (await json(connection, 'GET', paths.ledger)) as LedgerReport
 }
 
 export interface LogsAsked {

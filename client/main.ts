@@ -8,7 +8,7 @@ import { createPrint, onOutputClosed, type Print } from './print.ts'
 const EXIT_CODES = `
 Exit codes: 0 done · 1 a bug · 2 usage or configuration · 3 refused · 4 unreachable · 5 busy ·
 6 failed, the old release serves on · 7 failed and rolled back · 8 failed and nothing serves ·
-9 hosts differ · 10 unhealthy (status --check) · 130 cancelled`
+9 hosts differ · 10 unhealthy (status --check, deploys --verify) · 130 cancelled`
 
 /** Runs a command and gives its exit code. */
 type Run = (work: (context: Context) => Promise<number>) => Promise<void>
@@ -153,9 +153,12 @@ function addQuestions(program: Command, run: Run): void {
     .description('who changed what, when, from where to where, and how it ended')
     .argument('[number]', 'one of them, with its receipt')
     .option('-n, --lines <count>', 'how many', wholeNumber, 20)
-    .action((number: string | undefined, options: { lines: number }) =>
+    .option('--verify', 'whether each host still has the record its agent wrote; exit 10 if not')
+    .action((number: string | undefined, options: { lines: number; verify?: boolean }) =>
       run(async (context) =>
-        (await import('./commands/deploys.ts')).deploys(context, number, { count: options.lines }),
+        options.verify
+          ? (await import('./commands/verify.ts')).verify(context)
+          : (await import('./commands/deploys.ts')).deploys(context, number, { count: options.lines }),
       ),
     )
   program

@@ -44,6 +44,7 @@ export const FAILURES = {
   limit_exceeded: { status: 413, exit: 3 },
   command_refused: { status: 422, exit: 3 },
   disk_full: { status: 507, exit: 3 },
+  ledger_unwritable: { status: 507, exit: 3 },
   // the way there
   agent_unreachable: { status: 503, exit: 4 },
   connection_lost: { status: 503, exit: 4 },
@@ -55,6 +56,8 @@ export const FAILURES = {
   deploy_down: { status: 500, exit: 8 },
   hosts_differ: { status: 500, exit: 9 },
   unhealthy: { status: 500, exit: 10 },
+  ledger_lost: { status: 500, exit: 10 },
+  ledger_rewound: { status: 500, exit: 10 },
   cancelled: { status: 499, exit: 130 },
   // ours
   program_failed: { status: 500, exit: 1 },

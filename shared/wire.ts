@@ -25,6 +25,7 @@ export const paths = {
   restart: (app: AppName) => `/v1/apps/${app}/restart`,
   stop: (app: AppName) => `/v1/apps/${app}/stop`,
   start: (app: AppName) => `/v1/apps/${app}/start`,
+  ledger: '/v1/ledger',
   deploys: (app: AppName) => `/v1/apps/${app}/deploys`,
   logs: (app: AppName) => `/v1/apps/${app}/logs`,
 }
@@ -182,8 +183,11 @@ export interface ReleaseEntry {
   keep: string
 }
 
-/** `auto-rollback`: the agent's own way out of a crash loop; its receipt says why also when it is done. */
-export type ChangeKind = 'push' | 'rollback' | 'auto-rollback' | 'restart' | 'stop' | 'start'
+/**
+ * `auto-rollback`: the agent's own way out of a crash loop. `rebuilt`: what the ledger did not know was taken from the
+ * disk when the agent started. The receipt of both says why, also when they are done.
+ */
+export type ChangeKind = 'push' | 'rollback' | 'auto-rollback' | 'restart' | 'stop' | 'start' | 'rebuilt'
 
 export interface DeployEntry {
   id: number
@@ -200,6 +204,28 @@ export interface DeployEntry {
   gapMs: number | null
   steps: StepLine[]
   receipt: Receipt | null
+}
+
+/** What is wrong with the record of changes: with one of them, or with its end when `deploy` is null. */
+export interface LedgerProblem {
+  /** `rewound`: the newest are missing. `head`: the file beside the ledger that would tell. */
+  problem: 'edited' | 'removed' | 'added' | 'rewound' | 'head'
+  deploy: number | null
+  app: AppName | null
+  /** The rest of a sentence that begins with the change; a whole one without. */
+  text: string
+}
+
+/** Answer of GET /v1/ledger: whether the record of changes on this host is what the agent wrote. */
+export interface LedgerReport {
+  ok: boolean
+  /** Links of the chain: changes that have ended. */
+  changes: number
+  /** The newest link. Kept elsewhere, it tells whether the whole of it was put back. */
+  head: { number: number; hash: string } | null
+  problems: LedgerProblem[]
+  /** What the record does not know, and why. */
+  notes: string[]
 }
 
 /** One line of an app's own output. */

@@ -50,6 +50,10 @@ export function deploys(agent: Agent, app: AppName, c: Context): Response {
   return c.json({ deploys: entries })
 }
 
+export async function ledger(agent: Agent, c: Context): Promise<Response> {
+  return c.json(await agent.ledger.verify())
+}
+
 export function logs(agent: Agent, app: AppName, c: Context): Response {
   refuseUnknown(agent, app)
   const { service, release, since, follow, n } = c.req.query()

@@ -1,4 +1,17 @@
-import { mkdirSync, readdirSync, renameSync, rmdirSync } from 'node:fs'
+import {
+  closeSync,
+  fchmodSync,
+  fsyncSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  type Stats,
+  writeFileSync,
+} from 'node:fs'
 import { lstat, open, readdir, rename, rm, symlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { Failure, isErrno } from '../../shared/failure.ts'
@@ -16,7 +29,7 @@ const SYNC_TIMEOUT_MS = 600_000
  * anything but a regular file: a link or directory where we expect a file was put there by somebody else.
  */
 export async function writeWhole(path: string, data: string | Uint8Array, { mode }: { mode: number }): Promise<void> {
-  await refuseOther(path, 'file')
+  refuseOtherThan('file', await statsOf(path), path)
   const temporary = besides(path)
   await rm(temporary, { force: true })
   try {
@@ -37,9 +50,31 @@ export async function writeWhole(path: string, data: string | Uint8Array, { mode
   }
 }
 
+/** The same for what is written beside a row: SQLite is synchronous too, and no other change may come in between. */
+export function writeWholeSync(path: string, data: string, { mode }: { mode: number }): void {
+  refuseOtherThan('file', lstatSync(path, { throwIfNoEntry: false }), path)
+  const temporary = besides(path)
+  rmSync(temporary, { force: true })
+  try {
+    const file = openSync(temporary, 'wx', mode)
+    try {
+      writeFileSync(file, data)
+      fchmodSync(file, mode)
+      fsyncSync(file)
+    } finally {
+      closeSync(file)
+    }
+    reach('disk.written')
+    renameWholeSync(temporary, path)
+  } catch (error) {
+    rmSync(temporary, { force: true })
+    throw error
+  }
+}
+
 /** Makes `path` a symbolic link to `target`, at once in place of the link that was there. */
 export async function linkWhole(path: string, target: string): Promise<void> {
-  await refuseOther(path, 'link')
+  refuseOtherThan('link', await statsOf(path), path)
   const temporary = besides(path)
   await rm(temporary, { force: true })
   await symlink(target, temporary)
@@ -52,6 +87,19 @@ export async function renameWhole(from: string, to: string): Promise<void> {
   await rename(from, to)
   await syncDirectory(dirname(to))
   if (dirname(from) !== dirname(to)) await syncDirectory(dirname(from))
+  reach('disk.renamed')
+}
+
+export function renameWholeSync(from: string, to: string): void {
+  renameSync(from, to)
+  for (const dir of new Set([dirname(to), dirname(from)])) {
+    const directory = openSync(dir, 'r')
+    try {
+      fsyncSync(directory)
+    } finally {
+      closeSync(directory)
+    }
+  }
   reach('disk.renamed')
 }
 
@@ -124,13 +172,16 @@ function besides(path: string): string {
   return join(dirname(path), `.${basename(path)}.tmp`)
 }
 
-async function refuseOther(path: string, kind: 'file' | 'link'): Promise<void> {
+async function statsOf(path: string): Promise<Stats | undefined> {
   try {
-    const there = await lstat(path)
-    if (kind === 'file' ? there.isFile() : there.isSymbolicLink()) return
+    return await lstat(path)
   } catch (error) {
-    if (isErrno(error, 'ENOENT')) return
+    if (isErrno(error, 'ENOENT')) return undefined
     throw error
   }
+}
+
+function refuseOtherThan(kind: 'file' | 'link', there: Stats | undefined, path: string): void {
+  if (there === undefined || (kind === 'file' ? there.isFile() : there.isSymbolicLink())) return
   throw new Failure('internal', `replace ${path}: what is there is no ${kind === 'file' ? 'regular file' : 'link'}`)
 }

@@ -18,6 +18,8 @@ export function layoutAt(root: string, etc: string) {
     tlsKeyFile: join(root, 'tls', 'key.pem'),
     tlsCertFile: join(root, 'tls', 'cert.pem'),
     ledgerFile: join(root, 'ledger.db'),
+    /** The newest link of the ledger's chain, kept beside it. */
+    ledgerHeadFile: join(root, 'ledger.head'),
     /** Pids and logs of services the agent runs itself. */
     embeddedDir: join(root, 'embedded'),
     /** Loaded by apps, so it lies where their sandbox lets them read. */

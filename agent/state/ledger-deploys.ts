@@ -2,6 +2,7 @@ import type { DatabaseSync } from 'node:sqlite'
 import type { Code } from '../../shared/failure.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { ChangeKind, DeployEntry, Receipt, StepLine } from '../../shared/wire.ts'
+import type { Chain } from './ledger-chain.ts'
 import { type Note, notBegun, type Row } from './ledger-row.ts'
 
 /** A change that has ended, in short. */
@@ -46,6 +47,7 @@ export interface DeployLedger {
     to: ReleaseId | null
     at: string
   }): number
+  /** The change is one more link of the chain from here on, and is not changed again. */
   closeDeploy(id: number, end: DeployEnd): void
   /** Newest first. */
   deploys(app: AppName, limit: number): DeployEntry[]
@@ -60,7 +62,7 @@ export interface DeployLedger {
   lastChangeOf(app: AppName, id: ReleaseId): Switch | null
 }
 
-export function deployLedger(db: DatabaseSync, note: Note): DeployLedger {
+export function deployLedger(db: DatabaseSync, { note, chain }: { note: Note; chain: Chain }): DeployLedger {
   const sql = {
     openDeploy: db.prepare(
       "INSERT INTO deploys (app, kind, who, key, from_release, to_release, result, started_at) VALUES (?, ?, ?, ?, ?, ?, 'running', ?)",
@@ -89,7 +91,7 @@ export function deployLedger(db: DatabaseSync, note: Note): DeployLedger {
       const { to, result, code, seconds, gapMs, at } = end
       const [steps, receipt] = [JSON.stringify(end.steps), end.receipt && JSON.stringify(end.receipt)]
       note(`change ${id} ended: ${result}`, () =>
-        sql.closeDeploy.run(to, result, code, seconds, gapMs, steps, receipt, at, id),
+        chain.append(id, () => sql.closeDeploy.run(to, result, code, seconds, gapMs, steps, receipt, at, id)),
       )
     },
     deploys: (app, limit) => sql.deploys.all(app, limit).map(parseDeployRow),

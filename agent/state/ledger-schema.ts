@@ -1,6 +1,8 @@
 import { chmodSync, closeSync, openSync } from 'node:fs'
 import { DatabaseSync } from 'node:sqlite'
 import { Failure } from '../../shared/failure.ts'
+import { chainEarlier } from './ledger-chain.ts'
+import { inTransaction } from './ledger-row.ts'
 
 const PRIVATE = 0o600
 
@@ -8,7 +10,7 @@ const PRIVATE = 0o600
  * What brings a ledger from one version to the next: the step at index n makes it `user_version` n + 1. Steps are
  * appended, never edited: agents out there have run them.
  */
-export const MIGRATIONS: readonly string[] = [
+export const MIGRATIONS: readonly (string | ((db: DatabaseSync) => void))[] = [
   `
 CREATE TABLE releases (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -36,21 +38,32 @@ CREATE TABLE apps (app TEXT PRIMARY KEY, wanted TEXT, bytes_on_disk INTEGER NOT 
   `
 ALTER TABLE releases ADD COLUMN adopted INTEGER NOT NULL DEFAULT 0;
 `,
+  // A column that comes to deploys later must be null in older rows: what is there is hashed.
+  `
+ALTER TABLE deploys ADD COLUMN chain INTEGER;
+ALTER TABLE deploys ADD COLUMN prev TEXT;
+ALTER TABLE deploys ADD COLUMN hash TEXT;
+CREATE UNIQUE INDEX deploys_by_chain ON deploys (chain);
+`,
+  chainEarlier,
 ]
 
-/** Made when there is none. Throws `config_invalid` for one that a newer agent wrote. */
-export function openDatabase(file: string): DatabaseSync {
+/**
+ * Made when there is none. `beginsChain`: it comes from before there was one, and so no head of it is known yet.
+ * Throws `config_invalid` for one that a newer agent wrote.
+ */
+export function openDatabase(file: string): { db: DatabaseSync; beginsChain: boolean } {
   // Output of every app and who may deploy stand in it; SQLite gives its -wal and -shm the mode of the file.
   closeSync(openSync(file, 'a', PRIVATE))
   chmodSync(file, PRIVATE)
   const db = new DatabaseSync(file)
   // FULL: a release that was reported as pushed must still be in the record after a power loss.
   db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000')
-  migrate(db, file)
-  return db
+  return { db, beginsChain: migrate(db, file) <= MIGRATIONS.indexOf(chainEarlier) }
 }
 
-function migrate(db: DatabaseSync, file: string): void {
+/** Gives the version that it was found in. */
+function migrate(db: DatabaseSync, file: string): number {
   const { user_version: found } = db.prepare('PRAGMA user_version').get() as { user_version: number }
   if (found > MIGRATIONS.length) {
     throw new Failure(
@@ -60,6 +73,12 @@ function migrate(db: DatabaseSync, file: string): void {
     )
   }
   for (const [index, step] of MIGRATIONS.entries()) {
-    if (index >= found) db.exec(`BEGIN IMMEDIATE; ${step}; PRAGMA user_version = ${index + 1}; COMMIT`)
+    if (index < found) continue
+    inTransaction(db, () => {
+      if (typeof step === 'string') db.exec(step)
+      else step(db)
+      db.exec(`PRAGMA user_version = ${index + 1}`)
+    })
   }
+  return found
 }

@@ -45,7 +45,7 @@ export function totalsLedger(db: DatabaseSync): TotalsLedger {
       "SELECT app, kind, result, count(*) AS n FROM deploys WHERE result <> 'running' GROUP BY app, kind, result",
     ),
     lastSwitch: db.prepare(
-      "SELECT to_release, ended_at, gap_ms FROM deploys WHERE app = ? AND result = 'done' AND kind NOT IN ('restart', 'stop', 'start') ORDER BY id DESC LIMIT 1",
+      "SELECT to_release, ended_at, gap_ms FROM deploys WHERE app = ? AND result = 'done' AND kind NOT IN ('restart', 'stop', 'start', 'rebuilt') ORDER BY id DESC LIMIT 1",
     ),
   }
   return {

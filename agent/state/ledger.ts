@@ -1,4 +1,6 @@
+import type { Layout } from './layout.ts'
 import { type AppLedger, appLedger } from './ledger-apps.ts'
+import { type ChainLedger, chainLedger } from './ledger-chain.ts'
 import { type DeployLedger, deployLedger } from './ledger-deploys.ts'
 import { type ExitLedger, exitLedger } from './ledger-exits.ts'
 import { type ReleaseLedger, releaseLedger } from './ledger-releases.ts'
@@ -11,16 +13,18 @@ import { type TotalsLedger, totalsLedger } from './ledger-totals.ts'
 // written: on a full disk a release that failed must still be gone back from, and old ones be removed. So a change that
 // cannot be noted does not begin (`openDeploy`, `received` throw); what it does afterwards goes on, and `lost` is told.
 
-export interface Ledger extends ReleaseLedger, DeployLedger, ExitLedger, AppLedger, TotalsLedger {
+export interface Ledger extends ChainLedger, ReleaseLedger, DeployLedger, ExitLedger, AppLedger, TotalsLedger {
   close(): void
 }
 
-export function openLedger(file: string, lost: Lost): Ledger {
-  const db = openDatabase(file)
+export function openLedger(files: Pick<Layout, 'ledgerFile' | 'ledgerHeadFile'>, lost: Lost): Ledger {
+  const { db, beginsChain } = openDatabase(files.ledgerFile)
   const note = noting(lost)
+  const { part, chain } = chainLedger(db, { headFile: files.ledgerHeadFile, beginsChain, note })
   return {
     ...releaseLedger(db, note),
-    ...deployLedger(db, note),
+    ...part,
+    ...deployLedger(db, { note, chain }),
     ...exitLedger(db, note),
     ...appLedger(db, note),
     ...totalsLedger(db),

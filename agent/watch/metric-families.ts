@@ -47,6 +47,7 @@ const CHANGE_KINDS = keys({
   restart: 0,
   stop: 0,
   start: 0,
+  rebuilt: 0,
 } satisfies Record<ChangeKind, 0>)
 
 export function familiesOf(facts: Facts): Family[] {

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { chmodSync, statSync } from 'node:fs'
-import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { type TestContext, test } from 'node:test'
+import { type Layout, layoutAt } from '../../agent/state/layout.ts'
 import { type Ledger, openLedger } from '../../agent/state/ledger.ts'
 import { Failure } from '../../shared/failure.ts'
 import { parseAppName, parseReleaseId, parseServiceName } from '../../shared/names.ts'
@@ -18,10 +18,10 @@ const [A, B, C] = ['a', 'b', 'c'].map((hex) => parseReleaseId(`20261122T233851Z-
 const facts = { signers: ['ann'], bytes: 10, files: 1 }
 const at = '2026-11-22T23:38:51.000Z'
 
-function ledgerIn(t: TestContext): { ledger: Ledger; file: string; lost: string[] } {
-  const file = join(tempDir(t), 'ledger.db')
+function ledgerIn(t: TestContext): { ledger: Ledger; layout: Layout; file: string; lost: string[] } {
+  const layout = layoutAt(tempDir(t), '/none')
   const lost: string[] = []
-  return { ledger: openLedger(file, (what) => void lost.push(what)), file, lost }
+  return { ledger: openLedger(layout, (what) => void lost.push(what)), layout, file: layout.ledgerFile, lost }
 }
 
 test('a release that comes again moves to the end of the order and stays once healthy; a pruned one is gone', (t) => {
@@ -46,7 +46,7 @@ test('a release that comes again moves to the end of the order and stays once he
 })
 
 test('a release that is adopted takes its place among those known, and is of unknown health until it is healthy', (t) => {
-  const { ledger, file } = ledgerIn(t)
+  const { ledger, layout } = ledgerIn(t)
   for (const id of [A, C]) ledger.received(APP, { id, ...facts })
   const found = { id: B, isCurrent: false, receivedAt: at, signers: [], bytes: 1, files: 1 }
   ledger.adopt(APP, [found], [A, B, C])
@@ -66,7 +66,7 @@ test('a release that is adopted takes its place among those known, and is of unk
     [A, C, B],
   )
   ledger.close()
-  const next = openLedger(file, assert.fail)
+  const next = openLedger(layout, assert.fail)
   next.adopt(APP, [{ ...found, id: C, isCurrent: true }], [B, A, C])
   assert.deepEqual(
     next.releases(APP).map(({ id, state, adopted }) => [id, state, adopted]),
@@ -80,7 +80,7 @@ test('a release that is adopted takes its place among those known, and is of unk
 })
 
 test('a change that was open when the agent died is found open by the next one', (t) => {
-  const { ledger, file } = ledgerIn(t)
+  const { ledger, layout } = ledgerIn(t)
   const ask = { app: APP, who: 'ann', key: 'SHA256:x', from: A, to: B, at }
   const first = ledger.openDeploy({ ...ask, kind: 'push' })
   const second = ledger.openDeploy({ ...ask, kind: 'rollback', from: B, to: A })
@@ -95,8 +95,9 @@ test('a change that was open when the agent died is found open by the next one',
     at,
   })
   // No close: it was killed.
-  const next = openLedger(file, assert.fail)
-  assert.deepEqual(next.openDeploys(), [{ id: second, app: APP, kind: 'rollback', from: B, to: A }])
+  const next = openLedger(layout, assert.fail)
+  const { at: startedAt, ...asked } = ask
+  assert.deepEqual(next.openDeploys(), [{ ...asked, id: second, kind: 'rollback', from: B, to: A, startedAt }])
   assert.deepEqual(
     next.deploys(APP, 10).map(({ id, kind, result, gapMs }) => [id, kind, result, gapMs]),
     [
@@ -121,12 +122,12 @@ test('exits are counted per service from a time on', (t) => {
 })
 
 test('the ledger and what SQLite puts beside it are for the agent alone, also one made before', (t) => {
-  const { ledger, file } = ledgerIn(t)
+  const { ledger, layout, file } = ledgerIn(t)
   ledger.setWanted(APP, A)
   for (const name of [file, `${file}-wal`, `${file}-shm`]) assert.equal(statSync(name).mode & 0o077, 0, name)
   ledger.close()
   chmodSync(file, 0o644)
-  openLedger(file, assert.fail).close()
+  openLedger(layout, assert.fail).close()
   assert.equal(statSync(file).mode & 0o777, 0o600)
 })
 
@@ -148,13 +149,13 @@ test('once the ledger takes nothing more, a change cannot begin, but one under w
 })
 
 test('a ledger that a newer agent wrote is left alone, and said so', (t) => {
-  const { ledger, file } = ledgerIn(t)
+  const { ledger, layout, file } = ledgerIn(t)
   ledger.close()
   const db = new DatabaseSync(file)
   db.exec('PRAGMA user_version = 999')
   db.close()
   assert.throws(
-    () => openLedger(file, assert.fail),
+    () => openLedger(layout, assert.fail),
     (error) => error instanceof Failure && error.code === 'config_invalid' && /schema 999/.test(error.message),
   )
 })
