@@ -7,6 +7,7 @@ import type { Host } from './config.ts'
 import type { Context } from './context.ts'
 import type { Print } from './print.ts'
 import { type Progress, startProgress } from './progress.ts'
+import { endOfChange, type Followed } from './reattach.ts'
 
 /** A receipt is to fit the screen it is read on: what stands on it beside the output, and the least output worth it. */
 const OTHER_LINES = 20
@@ -26,33 +27,57 @@ export interface Outcome {
   message: string | null
 }
 
-/** Follows the steps of a change to the truth, showing them as they come. */
-export async function followChange(context: Context, host: Host, lines: AsyncIterable<Line>): Promise<Outcome> {
-  const { print } = context
+/**
+ * Follows the steps of a change to the truth, showing them as they come. When the agent goes away in the middle it is
+ * asked, once it is back, how the change ended.
+ */
+export async function followChange(context: Context, of: Followed, lines: AsyncIterable<Line>): Promise<Outcome> {
+  let deploy: number | undefined
+  try {
+    for await (const line of told(context, of.host, lines)) {
+      deploy = line.deploy ?? deploy
+      if (line.step === 'done' || line.step === 'failed') return outcomeOf(of.host, line)
+    }
+    throw new Failure('connection_lost', `talk to ${of.host.url}: the answer ended early`)
+  } catch (error) {
+    if (!(error instanceof Failure) || error.code !== 'connection_lost' || deploy === undefined) throw error
+    context.print.warn(`${error.message}: asking how change ${deploy} ended`)
+    const last = await endOfChange(context, of, deploy)
+    show(context.print, of.host, last)
+    return outcomeOf(of.host, last)
+  }
+}
+
+/** The same lines, each shown. */
+async function* told({ print }: Context, host: Host, lines: AsyncIterable<Line>): AsyncGenerator<Line> {
   // Not before the first line: while the upload goes on, that has the one moving line.
   let progress: Progress | undefined
   try {
     for await (const line of lines) {
-      if (print.json) print.value({ host: host.name, ...line })
-      if (line.step === 'done') return doneOutcome(host, line)
-      if (line.step === 'failed') {
-        progress?.end()
-        if (!print.json) showFailed(print, line)
-        return failedOutcome(host, line)
-      }
       if (line.step === 'waiting') {
         progress ??= startProgress(print, '')
         progress.say(`the agent is at work (${prettyMs(line.ms, { secondsDecimalDigits: 0 })})`)
-        continue
+        if (print.json) print.value({ host: host.name, ...line })
+      } else {
+        progress?.end()
+        show(print, host, line)
+        if (line.step !== 'done' && line.step !== 'failed') progress = startProgress(print, 'the agent is at work')
       }
-      progress?.end()
-      print.note(stepText(print, line))
-      progress = startProgress(print, 'the agent is at work')
+      yield line
     }
   } finally {
     progress?.end()
   }
-  throw new Failure('connection_lost', `talk to ${host.url}: the answer ended early`)
+}
+
+function show(print: Print, host: Host, line: Line): void {
+  if (print.json) print.value({ host: host.name, ...line })
+  else if (line.step === 'failed') showFailed(print, line)
+  else if (line.step !== 'done') print.note(stepText(print, line))
+}
+
+function outcomeOf(host: Host, line: DoneLine | FailedLine): Outcome {
+  return line.step === 'done' ? doneOutcome(host, line) : failedOutcome(host, line)
 }
 
 function doneOutcome(host: Host, { release, previous }: DoneLine): Outcome {

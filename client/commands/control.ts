@@ -12,7 +12,7 @@ export async function control(context: Context, verb: 'restart' | 'stop' | 'star
   const signing = await openSigning(context)
   const outcomes = await changeHosts(context, { hosts, signing }, async (connection) => {
     context.print.note(`${verb} ${app} on ${connection.host.name}`)
-    return followChange(context, connection.host, api.control(connection, verb, app))
+    return followChange(context, { host: connection.host, app, signing }, api.control(connection, verb, app))
   })
   const done = { restart: 'restarted', stop: 'stopped', start: 'started' }[verb]
   summarise(context.print, outcomes, ({ release }) => `${app} ${done}, release ${release}`)

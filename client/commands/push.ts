@@ -101,7 +101,7 @@ async function pushTo(
   sent.reused += total - wanted.size
   const upload = { label: `${wanted.size} of ${total} objects`, total: sizeOf(signed.manifest, wanted) }
   const bundle = counted(context, bundleBytes({ ...head, objects: source.objects(wanted) }), sent, upload)
-  return followChange(context, host, api.push(connection, app, bundle))
+  return followChange(context, { host, app, signing: prepared.signing }, api.push(connection, app, bundle))
 }
 
 function sizeOf(manifest: Parameters<typeof objectsOf>[0], wanted: ReadonlySet<Sha256>): number {

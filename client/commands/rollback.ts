@@ -22,7 +22,7 @@ export async function rollback(
     const before = (await api.status(connection, app)).apps[0]
     const target = release ?? before?.previousGood ?? 'the previous good release'
     context.print.note(`rollback ${app} on ${name}: ${before?.running ?? 'nothing running'} → ${target}`)
-    return followChange(context, connection.host, api.rollback(connection, app, release))
+    return followChange(context, { host: connection.host, app, signing }, api.rollback(connection, app, release))
   })
   summarise(
     context.print,

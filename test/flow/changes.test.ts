@@ -136,10 +136,12 @@ test('an agent killed in the middle of a switch starts with the old release, and
   const push = world.tarmacBegin('push')
   await until(world, 'warming')
   await world.stopAgent('SIGKILL')
-  assert.equal((await push.ended).exit, 4)
 
   await world.startAgent()
   await until(world, '1')
+  const { exit, stderr } = await push.ended
+  assert.equal(exit, 7, 'who watched asks the agent again, and is told')
+  assert.match(stderr, /asking how change 2 ended\n+failed .* the agent was stopped in the middle of it\n/)
   const [entry] = await deploysOf(world)
   assert.deepEqual([entry?.kind, entry?.result, entry?.from], ['push', 'interrupted', first])
   assert.notEqual(entry?.to, first, 'what was pushed stands in the record')
