@@ -65,8 +65,8 @@ export async function serve(overrides: Overrides): Promise<void> {
   const metrics = createMetrics(agent)
   // Before anything that runs is put in order: one whose port another agent has must not undo what that one is at.
   const listening = await listen(agent, tls, metrics)
-  const recovered = recover(agent)
   const scrapes = await listenForScrapes(agent, metrics)
+  const recovered = recover(agent)
   const where = `https://${listening.host.includes(':') ? `[${listening.host}]` : listening.host}:${listening.port}`
   log.info(
     { version, url: where, pin: tls.pin, init: agent.init.name, root: config.layout.root, signers: signers.length },

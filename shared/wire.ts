@@ -185,9 +185,10 @@ export interface ReleaseEntry {
 
 /**
  * `auto-rollback`: the agent's own way out of a crash loop. `rebuilt`: what the ledger did not know was taken from the
- * disk when the agent started. The receipt of both says why, also when they are done.
+ * disk when the agent started. The receipt of both says why, also when they are done. `gave-up`: a loop out of which
+ * there was no way, so that it was ended and left; it always failed.
  */
-export type ChangeKind = 'push' | 'rollback' | 'auto-rollback' | 'restart' | 'stop' | 'start' | 'rebuilt'
+export type ChangeKind = 'push' | 'rollback' | 'auto-rollback' | 'gave-up' | 'restart' | 'stop' | 'start' | 'rebuilt'
 
 export interface DeployEntry {
   id: number

@@ -137,7 +137,7 @@ async function startAgain(
 export async function receiptOf(
   agent: Agent,
   { release, units, cause }: Pick<FailedSwitch, 'release' | 'units' | 'cause'>,
-  change: Change,
+  change: Pick<Change, 'app' | 'phase'>,
 ): Promise<Receipt> {
   const sick: UnitKey | undefined =
     cause instanceof NotHealthy ? cause.unit : units.find(({ service }) => reasonOf(cause).includes(service))

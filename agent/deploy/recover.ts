@@ -85,7 +85,8 @@ async function resolve(agent: Agent, change: Change): Promise<void> {
   change.step('warning', { message: `the agent was stopped in the middle of this: ${how}` })
   let trouble: string | undefined
   try {
-    await settle(agent, app, kind === 'stop' ? 'stopped' : 'running', change)
+    // What was given up is not started by the agent's own end.
+    if (kind !== 'gave-up') await settle(agent, app, kind === 'stop' ? 'stopped' : 'running', change)
   } catch (err) {
     trouble = reasonOf(err)
     agent.log.error({ app, change: change.id, err }, 'the app could not be brought to its current release')

@@ -60,6 +60,8 @@ export interface DeployLedger {
   switches(app: AppName): Switch[]
   /** What was last done with this release: what it did before says nothing of it now. */
   lastChangeOf(app: AppName, id: ReleaseId): Switch | null
+  /** When a loop of this release was last left as it is. */
+  lastGaveUp(app: AppName, id: ReleaseId): string | null
 }
 
 export function deployLedger(db: DatabaseSync, { note, chain }: { note: Note; chain: Chain }): DeployLedger {
@@ -77,6 +79,9 @@ export function deployLedger(db: DatabaseSync, { note, chain }: { note: Note; ch
     ),
     lastChangeOf: db.prepare(
       'SELECT * FROM deploys WHERE app = ? AND to_release = ? AND ended_at IS NOT NULL ORDER BY id DESC LIMIT 1',
+    ),
+    lastGaveUp: db.prepare(
+      "SELECT ended_at FROM deploys WHERE app = ? AND from_release = ? AND kind = 'gave-up' AND result = 'failed' ORDER BY id DESC LIMIT 1",
     ),
   }
   return {
@@ -98,6 +103,7 @@ export function deployLedger(db: DatabaseSync, { note, chain }: { note: Note; ch
     openDeploys: () => sql.openDeploys.all().map(parseOpenDeploy),
     switches: (app) => sql.switches.all(app).map(parseSwitch),
     lastChangeOf: (app, id) => sql.lastChangeOf.all(app, id).map(parseSwitch)[0] ?? null,
+    lastGaveUp: (app, id) => (sql.lastGaveUp.get(app, id)?.ended_at ?? null) as string | null,
   }
 }
 

@@ -33,7 +33,7 @@ export interface TotalsLedger {
   /** Changes that have ended. */
   changeTotals(): ChangeTotal[]
   /** The last change that was done and moved traffic to what it started. */
-  lastSwitch(app: AppName): LastSwitch | null
+  newestSwitch(app: AppName): LastSwitch | null
 }
 
 export function totalsLedger(db: DatabaseSync): TotalsLedger {
@@ -45,13 +45,13 @@ export function totalsLedger(db: DatabaseSync): TotalsLedger {
       "SELECT app, kind, result, count(*) AS n FROM deploys WHERE result <> 'running' GROUP BY app, kind, result",
     ),
     lastSwitch: db.prepare(
-      "SELECT to_release, ended_at, gap_ms FROM deploys WHERE app = ? AND result = 'done' AND kind NOT IN ('restart', 'stop', 'start', 'rebuilt') ORDER BY id DESC LIMIT 1",
+      "SELECT to_release, ended_at, gap_ms FROM deploys WHERE app = ? AND result = 'done' AND kind IN ('push', 'rollback', 'auto-rollback') ORDER BY id DESC LIMIT 1",
     ),
   }
   return {
     exitTotals: () => sql.exits.all().map(parseExitTotal),
     changeTotals: () => sql.changes.all().map(parseChangeTotal),
-    lastSwitch: (app) => sql.lastSwitch.all(app).map(parseLastSwitch)[0] ?? null,
+    newestSwitch: (app) => sql.lastSwitch.all(app).map(parseLastSwitch)[0] ?? null,
   }
 }
 

@@ -38,10 +38,14 @@ export interface LoopFacts {
 
 export type Verdict = { act: 'nothing' } | Looping
 
-export type Looping =
-  | { act: 'go-back'; loops: Loops; to: ReleaseId }
-  /** No way back is open: what still respawns is stopped. */
-  | { act: 'stay-down'; loops: Loops; why: string }
+export type Looping = { act: 'go-back'; loops: Loops; to: ReleaseId } | StayDown
+
+/** No way back is open: what still respawns is stopped. */
+export interface StayDown {
+  act: 'stay-down'
+  loops: Loops
+  why: string
+}
 
 export type Loops = readonly [Loop, ...Loop[]]
 
@@ -64,6 +68,11 @@ export function planLoop(facts: LoopFacts, limits: LoopLimits): Verdict {
   const to = previousGood(facts.releases, facts.current)
   if (to === null) return { act: 'stay-down', loops, why: 'there is no good release to go back to' }
   return { act: 'go-back', loops, to }
+}
+
+/** Whether a service of them has ended since the last time such a verdict was written down: one loop is told once. */
+export function isNewLoop(loops: Loops, lastGaveUp: string | null): boolean {
+  return lastGaveUp === null || loops.some(({ at }) => at !== undefined && at > Date.parse(lastGaveUp))
 }
 
 function loopOf({ service, state, respawns, exits, lastExitAt }: ServiceFacts, limits: LoopLimits): Loop[] {

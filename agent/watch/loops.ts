@@ -1,18 +1,26 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { AppName, ReleaseId } from '../../shared/names.ts'
+import type { AppName, ReleaseId, ServiceName } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
 import { rollBackLoop } from '../deploy/deploy.ts'
+import { recordGaveUp, TARMAC } from '../deploy/looping.ts'
+import { previousGood } from '../deploy/retention.ts'
 import { servingNow } from '../deploy/switch.ts'
 import type { UnitFacts } from '../init/init-system.ts'
 import { appsOn, readRelease, releasesOn } from '../state/release-store.ts'
-import { type Looping, type LoopLimits, planLoop, type ServiceFacts, type Verdict } from './crash-loop.ts'
+import {
+  isNewLoop,
+  type Looping,
+  type LoopLimits,
+  planLoop,
+  type ServiceFacts,
+  type StayDown,
+  type Verdict,
+} from './crash-loop.ts'
 import { recordMissed, type Served } from './exits.ts'
 import { type News, newsOfLoop } from './news.ts'
 
 // Acts on what crash-loop.ts decides. What counts is asked anew each time, of init, the disk and the ledger.
 
-/** In the record, where a person's name and the fingerprint of a key would stand. */
-const TARMAC = { who: 'tarmac', key: '-' }
 /** Init says nothing when it refuses a respawn: after an exit it is asked until it has made up its mind. */
 const FIRST_PAUSE_MS = 50
 /** A third of the delay before a respawn at the most, so that it is noticed soon, and cheaply when that is an hour. */
@@ -35,15 +43,15 @@ interface Judged {
   app: AppName
   release: ReleaseId
   verdict: Verdict
-  units: { unit: Served; state: UnitFacts['state'] }[]
+  units: { unit: Served; facts: UnitFacts }[]
+  /** Where a person could go back to. */
+  back: ReleaseId | null
 }
 
 export function watchLoops(agent: Agent, tell: (news: News) => void): LoopWatch {
   const { config, init, layout, ledger, log, operations } = agent
   /** Apps that are being looked at, and whether something happened meanwhile. */
   const looking = new Map<AppName, { again: boolean }>()
-  /** The exits that were told: one loop is told once, however often it is looked at. */
-  const told = new Map<string, string | undefined>()
   let on = false
 
   function look(app: AppName): void {
@@ -66,11 +74,11 @@ export function watchLoops(agent: Agent, tell: (news: News) => void): LoopWatch 
       const judged = await judge(agent, app, config.watch)
       if (judged === undefined) return
       const { verdict, units } = judged
+      if (verdict.act === 'stay-down' && isSettled(judged, verdict)) return
       if (verdict.act !== 'nothing' && operations.of(app)) await sleep(BUSY_PAUSE_MS)
-      else if (verdict.act !== 'nothing') {
-        say(judged, verdict)
-        return verdict.act === 'go-back' ? await goBackFrom(app) : await stopLoops(app)
-      } else if (units.some(({ state }) => MOVING.has(state))) {
+      else if (verdict.act === 'go-back') return await goBackFrom(app)
+      else if (verdict.act === 'stay-down') return await stayDown(app)
+      else if (units.some(({ facts: { state } }) => MOVING.has(state))) {
         await sleep(pauseMs)
         pauseMs = Math.min(pauseMs * PAUSE_GROWTH, MAX_PAUSE_MS)
       } else return
@@ -82,48 +90,64 @@ export function watchLoops(agent: Agent, tell: (news: News) => void): LoopWatch 
     const ask = { app, kind: 'auto-rollback', ...TARMAC } as const
     const { operation, end } = operations.begin(ask)
     try {
-      const { verdict } = (await judge(agent, app, config.watch)) ?? {}
-      if (verdict?.act !== 'go-back') return
-      const way = { release: readRelease(layout, app, verdict.to), loop: verdict.loops[0] }
+      const judged = await judge(agent, app, config.watch)
+      if (judged?.verdict.act !== 'go-back') return
+      const { to, loops } = judged.verdict
+      say(judged, judged.verdict)
+      const way = { release: readRelease(layout, app, to), loop: loops[0] }
       await rollBackLoop(agent, { ...ask, operation, report: () => {} }, way)
     } finally {
       end()
     }
   }
 
-  /** A loop that init does not end is ended here. What init gave up is left as it is: a boot may try again. */
-  async function stopLoops(app: AppName): Promise<void> {
+  /**
+   * A loop that init does not end is ended here. What init gave up is left as it is: a boot may try again. That it is
+   * written down and told once is asked of the ledger, which outlives this process.
+   */
+  async function stayDown(app: AppName): Promise<void> {
     const { end } = operations.begin({ app, kind: 'stop', who: TARMAC.who })
+    let found: { judged: Judged; verdict: StayDown; stopped: ServiceName[] } | undefined
     try {
-      const { verdict, units = [] } = (await judge(agent, app, config.watch)) ?? {}
-      if (verdict?.act !== 'stay-down') return
-      for (const { unit, state } of units) {
-        if (state !== 'gave-up' && verdict.loops.some(({ service }) => service === unit.service)) {
-          await init.giveUp(unit)
-        }
+      const judged = await judge(agent, app, config.watch)
+      if (judged?.verdict.act !== 'stay-down') return
+      found = { judged, verdict: judged.verdict, stopped: [] }
+      for (const { unit, facts } of loopingUnits(judged, judged.verdict)) {
+        if (facts.state === 'gave-up') continue
+        await init.giveUp(unit)
+        found.stopped.push(unit.service)
       }
     } finally {
       end()
     }
+    const { judged, verdict, stopped } = found
+    const { release, units, back } = judged
+    const looping = loopingUnits(judged, verdict)
+    const [first] = looping
+    if (first === undefined || !isNews(judged, verdict)) return
+    say(judged, verdict)
+    const runsOn = units.some((one) => !looping.includes(one) && one.facts.state === 'running')
+    const loop = verdict.loops[0]
+    await recordGaveUp(agent, { app, release, loop, ...first, why: verdict.why, stopped, runsOn, back })
   }
 
-  function say({ app, release, units }: Judged, verdict: Looping): void {
-    const looping = units.filter(({ unit }) => verdict.loops.some(({ service }) => service === unit.service))
-    const isNews = looping.some(({ unit }) => !told.has(nameOf(unit)) || told.get(nameOf(unit)) !== lastExitOf(unit))
-    if (!isNews) return
-    for (const { unit } of looping) told.set(nameOf(unit), lastExitOf(unit))
+  const isNews = ({ app, release }: Judged, { loops }: StayDown) => isNewLoop(loops, ledger.lastGaveUp(app, release))
+
+  /** Nothing is left to do: it is down, and it was said. */
+  function isSettled(judged: Judged, verdict: StayDown): boolean {
+    return loopingUnits(judged, verdict).every(({ facts }) => facts.state === 'gave-up') && !isNews(judged, verdict)
+  }
+
+  function say({ app, release }: Judged, verdict: Looping): void {
     const news = newsOfLoop({ app, release }, verdict)
     log.error({ app, release, loops: verdict.loops }, news.text)
     tell(news)
   }
 
-  const lastExitOf = ({ app, service, release }: Served) => ledger.lastExit(app, service, release)?.at
-
-  /** A loop whose end an agent before this one has seen was told by it. */
   async function catchUp(app: AppName): Promise<void> {
     for (const unit of await servedBy(agent, app)) {
       const { state, lastExit } = await init.facts(unit)
-      if (state === 'gave-up' && !recordMissed(agent, unit, lastExit)) told.set(nameOf(unit), lastExitOf(unit))
+      if (state === 'gave-up') recordMissed(agent, unit, lastExit)
     }
   }
 
@@ -143,8 +167,9 @@ export function watchLoops(agent: Agent, tell: (news: News) => void): LoopWatch 
   }
 }
 
-function nameOf({ app, service, release }: Served): string {
-  return `${app} ${service} ${release}`
+/** Those of the verdict, in its order: the first is the one that it names first. */
+function loopingUnits({ units }: Judged, { loops }: Looping): Judged['units'] {
+  return loops.flatMap(({ service }) => units.filter(({ unit }) => unit.service === service))
 }
 
 async function servedBy(agent: Agent, app: AppName): Promise<Served[]> {
@@ -176,6 +201,7 @@ async function judge(agent: Agent, app: AppName, limits: LoopLimits): Promise<Ju
     app,
     release,
     verdict: planLoop(facts, limits),
-    units: units.map(({ unit, facts: { state } }) => ({ unit, state })),
+    units,
+    back: previousGood(releases, release),
   }
 }

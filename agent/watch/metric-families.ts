@@ -44,6 +44,7 @@ const CHANGE_KINDS = keys({
   push: 0,
   rollback: 0,
   'auto-rollback': 0,
+  'gave-up': 0,
   restart: 0,
   stop: 0,
   start: 0,

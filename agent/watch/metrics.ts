@@ -59,7 +59,7 @@ async function factsOf(agent: Agent): Promise<Facts> {
   const status = await agentStatus(agent, undefined)
   const lastSwitches = new Map<AppName, LastSwitch>()
   for (const { app } of status.apps) {
-    const last = ledger.lastSwitch(app)
+    const last = ledger.newestSwitch(app)
     if (last !== null) lastSwitches.set(app, last)
   }
   return {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { type LoopFacts, planLoop, type ServiceFacts } from '../../agent/watch/crash-loop.ts'
+import { isNewLoop, type LoopFacts, planLoop, type ServiceFacts } from '../../agent/watch/crash-loop.ts'
 import { parseReleaseId, parseServiceName } from '../../shared/names.ts'
 
 const [A, B, C] = ['a', 'b', 'c'].map((hex) => parseReleaseId(`20261122T233851Z-0000000${hex}`)) as [
@@ -135,6 +135,16 @@ const TABLE: [title: string, of: Partial<LoopFacts>, verdict: string][] = [
 ]
 
 for (const [title, of, verdict] of TABLE) test(title, () => assert.equal(verdictOf(of), verdict))
+
+test('a loop is news until it was written down, and again when it went on after that', () => {
+  const loop = (at: number | undefined) => [{ service: WEB, why: '', at }] as const
+  assert.ok(isNewLoop(loop(NOW), null))
+  assert.ok(isNewLoop(loop(undefined), null))
+  assert.ok(!isNewLoop(loop(NOW), ago(0)))
+  assert.ok(!isNewLoop(loop(undefined), ago(5)))
+  assert.ok(isNewLoop(loop(NOW), ago(1)))
+  assert.ok(isNewLoop([...loop(NOW - 2 * MINUTE), ...loop(NOW)], ago(1)), 'another service')
+})
 
 const release = fc.constantFrom(A, B, C)
 const anySwitch = fc.record({

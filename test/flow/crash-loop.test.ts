@@ -3,7 +3,7 @@ import { appendFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { AppStatus, DeployEntry, ReleaseEntry } from '../../shared/wire.ts'
+import type { AppStatus, DeployEntry, Receipt, ReleaseEntry } from '../../shared/wire.ts'
 import { startWebhook, type Webhook } from '../helpers/webhook.ts'
 import { makeWorld, type World } from '../helpers/world.ts'
 
@@ -60,6 +60,12 @@ async function until<T>(what: string, ask: () => Promise<T | undefined | false>)
   }
   return assert.fail(`${what} did not come`)
 }
+async function untilGaveUp(world: World) {
+  const entry = await until('the verdict in deploys', async () =>
+    (await deploysOf(world)).find(({ kind, receipt }) => kind === 'gave-up' && receipt !== null),
+  )
+  return { ...entry, receipt: entry.receipt as Receipt }
+}
 const untilAnswers = (world: World, text: string) => until(text, async () => (await world.get()) === text)
 
 test('a release that dies for good in its probation is rolled back once, and stays wanted until a person decides', async (t) => {
@@ -105,6 +111,14 @@ test('a release that dies for good in its probation is rolled back once, and sta
 
   assert.equal((await world.tarmac('restart')).exit, 0)
   assert.equal((await statusOf(world)).state, 'degraded')
+  const acknowledged = await world.tarmac('rollback', String(status.running), '--yes')
+  assert.equal(acknowledged.exit, 0, acknowledged.stderr)
+  assert.deepEqual([(await world.tarmac('status', '--check')).exit, await world.get()], [0, 'A'])
+  assert.deepEqual(
+    (await releasesOf(world)).map(({ state }) => state),
+    ['bad', 'healthy'],
+    'what a person decided for is not marked',
+  )
   await push(world, app('C'))
   assert.deepEqual([(await world.tarmac('status', '--check')).exit, await world.get()], [0, 'C'])
 })
@@ -121,8 +135,26 @@ test('when the release it went back to loops too, nothing is rolled back again: 
   writeFileSync(poison, '')
   const { text } = await webhook.until('crash-loop')
   assert.match(text, /It is not rolled back and stays down: it was rolled back once since the last push/)
+  const gaveUp = await untilGaveUp(world)
   await sleep(QUIET_MS)
-  assert.deepEqual(await changesOf(world), ['auto-rollback done', 'push done', 'push done', 'push done'])
+  assert.deepEqual(await changesOf(world), [
+    'gave-up failed',
+    'auto-rollback done',
+    'push done',
+    'push done',
+    'push done',
+  ])
+  const { who, key, from, to, code, receipt } = gaveUp
+  const a = (await deploysOf(world))[1]?.to
+  assert.deepEqual([who, key, from, to, code], ['tarmac', '-', a, null, 'unhealthy'])
+  assert.deepEqual([receipt.release, receipt.phase, receipt.exit?.code, receipt.running], [a, 'serving', 9, null])
+  assert.match(receipt.reason, /^web was given up .*; not rolled back: it was rolled back once since the last push/)
+  assert.ok(receipt.output.includes('version A lost its mind'), JSON.stringify(receipt.output))
+  assert.ok(receipt.next.some((text) => text.endsWith('tarmac rollback')))
+  assert.match(
+    (await world.tarmac('deploys', String(gaveUp.id))).stdout,
+    /gave-up .* unhealthy .*\n[\s\S]*version A lost/,
+  )
   const { state, running } = await statusOf(world)
   assert.deepEqual([state, running, await world.get()], ['crash-looping', null, undefined])
   assert.equal(webhook.told.length, 1)
@@ -140,7 +172,10 @@ test('a loop that init would never end is called by its exits, in probation and 
     /web is in a crash loop: 3 exits within 60 s\. .* stays down: there is no good release to go back to/,
   )
   await until('the stop', async () => (await statusOf(world)).state === 'crash-looping')
+  const { receipt } = await untilGaveUp(world)
   await sleep(QUIET_MS)
+  assert.deepEqual([receipt.undone, receipt.exit?.code], [['web was stopped'], 9])
+  assert.deepEqual(await changesOf(world), ['gave-up failed', 'push done'])
   assert.equal(await world.get(), undefined, 'the agent stopped what init did not')
   assert.equal((await world.tarmac('status', '--check')).exit, 10)
 
@@ -164,12 +199,20 @@ test('after probation a loop is stopped and told, and not rolled back; start giv
   assert.match(text, /its probation is over/)
   await until('the stop', async () => (await statusOf(world)).state === 'crash-looping')
   assert.equal(await world.get(), undefined)
-  assert.deepEqual(await changesOf(world), ['push done', 'push done'])
+  await untilGaveUp(world)
+  assert.deepEqual(await changesOf(world), ['gave-up failed', 'push done', 'push done'])
 
   rmSync(poison)
   assert.equal((await world.tarmac('start')).exit, 0)
   await sleep(QUIET_MS)
   assert.deepEqual([(await statusOf(world)).state, await world.get()], ['running', 'B'])
+  assert.equal((await world.tarmac('status', '--check')).exit, 0, 'a person has acted: it is green again')
+
+  webhook.told.length = 0
+  writeFileSync(poison, '')
+  await webhook.until('crash-loop')
+  await until('its own entry', async () => (await changesOf(world))[0] === 'gave-up failed')
+  assert.deepEqual(await changesOf(world), ['gave-up failed', 'start done', 'gave-up failed', 'push done', 'push done'])
 })
 
 test('a person who pushes while the agent goes back is told that it is busy with that', async (t) => {
