@@ -13,6 +13,7 @@ export const FAILURES = {
   release_unknown: { status: 404, exit: 2 },
   route_unknown: { status: 404, exit: 2 },
   nothing_to_roll_back_to: { status: 409, exit: 2 },
+  release_damaged: { status: 409, exit: 2 },
   init_unsupported: { status: 501, exit: 2 },
   // identity
   key_missing: { status: 401, exit: 3 },
@@ -52,6 +53,7 @@ export const FAILURES = {
   busy: { status: 409, exit: 5 },
   // what became of it
   deploy_failed: { status: 500, exit: 6 },
+  prune_failed: { status: 409, exit: 6 },
   deploy_rolled_back: { status: 500, exit: 7 },
   deploy_down: { status: 500, exit: 8 },
   hosts_differ: { status: 500, exit: 9 },

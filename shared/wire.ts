@@ -22,6 +22,7 @@ export const paths = {
   missing: (app: AppName) => `/v1/apps/${app}/missing`,
   releases: (app: AppName) => `/v1/apps/${app}/releases`,
   rollback: (app: AppName) => `/v1/apps/${app}/rollback`,
+  prune: (app: AppName) => `/v1/apps/${app}/prune`,
   restart: (app: AppName) => `/v1/apps/${app}/restart`,
   stop: (app: AppName) => `/v1/apps/${app}/stop`,
   start: (app: AppName) => `/v1/apps/${app}/start`,
@@ -66,6 +67,8 @@ export interface StepLine {
   service?: ServiceName
   slot?: Slot
   message?: string
+  /** What removing it gave back. */
+  freedBytes?: number
 }
 
 export interface DoneLine {
@@ -183,12 +186,33 @@ export interface ReleaseEntry {
   keep: string
 }
 
+/** What `prune` would do, and why; answer of GET prune. */
+export interface PruneAnswer {
+  /** Of the file system: under pressure less is kept. */
+  pressure: DiskState
+  /** Newest first. `freesBytes` is what goes with it when all that are to be removed go, the oldest first. */
+  releases: { id: ReleaseId; state: ReleaseState; keep: boolean; why: string; freesBytes: number }[]
+  /** Contents that no release has and that have lain here long enough: they go too. */
+  orphans: { objects: number; bytes: number }
+  /** Names among the releases that are none of ours: never counted, never removed. */
+  strays: string[]
+}
+
 /**
  * `auto-rollback`: the agent's own way out of a crash loop. `rebuilt`: what the ledger did not know was taken from the
  * disk when the agent started. The receipt of both says why, also when they are done. `gave-up`: a loop out of which
  * there was no way, so that it was ended and left; it always failed.
  */
-export type ChangeKind = 'push' | 'rollback' | 'auto-rollback' | 'gave-up' | 'restart' | 'stop' | 'start' | 'rebuilt'
+export type ChangeKind =
+  | 'push'
+  | 'rollback'
+  | 'auto-rollback'
+  | 'gave-up'
+  | 'restart'
+  | 'stop'
+  | 'start'
+  | 'prune'
+  | 'rebuilt'
 
 export interface DeployEntry {
   id: number

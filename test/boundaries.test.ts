@@ -48,7 +48,7 @@ const JOINS_PATHS: Record<string, string> = {
   'agent/state/layout.ts': 'every path under the root',
   'agent/config.ts': 'where the root is',
   'agent/state/disk.ts': 'temporary names beside a path it was given',
-  'agent/state/objects.ts': 'walks the shards of a directory it got from layout',
+  'agent/state/object-sweep.ts': 'walks the shards of a directory it got from layout',
   'agent/deploy/assemble.ts': "the manifest's own paths, below the staging directory",
   'agent/init/systemd*.ts': "systemd's unit directories",
   'agent/init/upstart*.ts': "Upstart's job directory",

@@ -1,5 +1,5 @@
 import { Failure, reasonOf } from '../../shared/failure.ts'
-import type { AppName, ReleaseId, ServiceName, Slot } from '../../shared/names.ts'
+import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { ChangeKind, Line, Receipt, StepLine, StepName } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { reach } from '../fault.ts'
@@ -26,7 +26,7 @@ export interface Change extends Asked {
   readonly from: ReleaseId | null
   readonly to: ReleaseId | null
   readonly phase: string
-  step(step: StepName, facts?: { release?: ReleaseId; service?: ServiceName; slot?: Slot; message?: string }): void
+  step(step: StepName, facts?: Omit<StepLine, 'step' | 'at' | 'ms' | 'deploy'>): void
   /** From the stop of what served to the moment something serves again: the gap, measured. */
   gapBegins(): void
   gapEnds(): void
@@ -168,7 +168,7 @@ async function early(agent: Agent, change: Change, error: unknown): Promise<Chan
   const known = error instanceof Failure
   const reason = known ? error.message : `a bug in the agent: ${reasonOf(error)}`
   if (change.to !== null && change.to !== running) ledger.setState(change.app, change.to, 'failed')
-  const failure = new Failure(known ? (running === null ? 'deploy_down' : 'deploy_failed') : 'internal', reason, {
+  const failure = new Failure(codeOf(error, running), reason, {
     hint: known && error.hint !== undefined ? error.hint : 'the agent log says more: journalctl -u tarmac-agent',
     cause: error,
   })
@@ -188,6 +188,13 @@ async function early(agent: Agent, change: Change, error: unknown): Promise<Chan
 }
 
 /** The release that runs, as the disk and init say it; null when none does. */
+/** What could not be removed says nothing of what serves. */
+function codeOf(error: unknown, running: ReleaseId | null): Failure['code'] {
+  if (!(error instanceof Failure)) return 'internal'
+  if (error.code === 'prune_failed') return error.code
+  return running === null ? 'deploy_down' : 'deploy_failed'
+}
+
 export async function runningNow({ layout, init }: Agent, app: AppName): Promise<ReleaseId | null> {
   const current = currentRelease(layout, app)
   try {

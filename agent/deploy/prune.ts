@@ -1,29 +1,24 @@
+import { readFileSync } from 'node:fs'
 import prettyBytes from 'pretty-bytes'
-import { reasonOf } from '../../shared/failure.ts'
+import { Failure, isErrno, reasonOf } from '../../shared/failure.ts'
+import type { Entry } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
 import { removeTree, renameWhole } from '../state/disk.ts'
-import { bytesOfObjects, collectObjects } from '../state/objects.ts'
-import { currentRelease, readRelease, releasesOn } from '../state/release-store.ts'
-import type { Change } from './change.ts'
-import { planRetention, type Verdict } from './retention.ts'
+import type { Layout } from '../state/layout.ts'
+import { bytesOfObjects, removeObjectsOf, removeOrphans, type Sweep } from '../state/object-sweep.ts'
+import { parseStored, releasesOn, removedOn } from '../state/release-store.ts'
+import { type Change, openChange, runChange } from './change.ts'
+import type { Ask } from './deploy.ts'
+import { planPrune, refuseBroken } from './prune-plan.ts'
 
-/**
- * What would go and why: only releases that both the disk and the ledger know. How many are kept is what the release
- * that serves was signed with; with none serving, the newest.
- */
-export function retentionOf(agent: Agent, app: AppName): Verdict[] {
-  const onDisk = new Set(releasesOn(agent.layout, app))
-  const known = agent.ledger.releases(app).filter(({ id }) => onDisk.has(id))
-  const current = currentRelease(agent.layout, app)
-  const decides = current ?? known[0]?.id
-  if (decides === undefined) return []
-  const inFlight = agent.operations.of(app)?.release
-  return planRetention(known, {
-    current,
-    inFlight: new Set(inFlight ? [inFlight] : []),
-    keep: readRelease(agent.layout, app, decides).manifest.keep,
-  })
+// Removing is two things. First all that goes disappears, each release by one rename: that is the record of what was
+// decided, on the disk itself. Then it is deleted, out of sight; whoever finds such a one later goes on with that.
+
+/** As somebody asked for it. Throws nothing: it is told to whoever watches, and to the ledger. */
+export async function prune(agent: Agent, ask: Ask): Promise<void> {
+  const change = openChange(ask, agent, null)
+  await runChange(agent, change, () => carryOut(agent, change))
 }
 
 /**
@@ -31,33 +26,93 @@ export function retentionOf(agent: Agent, app: AppName): Verdict[] {
  * and saying otherwise would be a lie.
  */
 export async function pruneApp(agent: Agent, change: Change): Promise<void> {
-  const { layout, ledger } = agent
   try {
-    const gone: ReleaseId[] = []
-    for (const { id, keep } of retentionOf(agent, change.app)) {
-      if (keep) continue
-      await removeRelease(agent, change.app, id)
-      gone.push(id)
-    }
-    const freed = await collectObjects(layout, change.app)
-    ledger.setBytesOnDisk(change.app, await bytesOfObjects(layout, change.app))
-    if (gone.length > 0 || freed > 0)
-      change.step('pruned', {
-        message: `${gone.length} ${gone.length === 1 ? 'release' : 'releases'}, ${prettyBytes(freed)} freed`,
-      })
+    await carryOut(agent, change)
   } catch (error) {
-    agent.log.warn({ err: error, app: change.app }, 'prune')
-    change.step('warning', { message: `prune ${change.app}: ${reasonOf(error)}` })
+    agent.log.error({ err: error, app: change.app }, 'prune')
+    change.step('warning', { message: reasonOf(error) })
   }
 }
 
-/** It disappears at once by a rename; the deleting, which takes longer, happens out of sight. */
-async function removeRelease({ layout, ledger, init }: Agent, app: AppName, id: ReleaseId): Promise<void> {
-  const doomed = layout.incoming(app, `${id}.removed`)
-  // What an attempt before this one left there.
-  await removeTree(doomed)
-  await renameWhole(layout.releaseDir(app, id), doomed)
+/** Removes all it can, and throws `prune_failed` at the end when that was not all. */
+export async function carryOut(agent: Agent, change: Change): Promise<void> {
+  const { layout, ledger } = agent
+  const { app } = change
+  const plan = await planPrune(agent, app)
+  refuseBroken(plan)
+  const whys = new Map(plan.verdicts.map(({ id, why }) => [id, why]))
+  const trouble: string[] = []
+  const attempt = async (id: ReleaseId, work: () => Promise<void>): Promise<void> => {
+    try {
+      await work()
+    } catch (error) {
+      trouble.push(`${id}: ${reasonOf(error)}`)
+    }
+  }
+  const deleteAll = async (): Promise<void> => {
+    for (const id of removedOn(layout, app)) {
+      await attempt(id, async () => {
+        const freed = await finishRemoval(agent, app, id)
+        const message = `${whys.get(id) ?? 'removed before'}: ${wordsOf(freed)}`
+        change.step('pruned', { release: id, message, freedBytes: freed.bytes })
+      })
+    }
+  }
+  // What an attempt before this one could not delete would be in the way of one of the same name.
+  await deleteAll()
+  trouble.length = 0
+  for (const id of plan.doomed) await attempt(id, () => takeAway(agent, app, id))
+  await deleteAll()
+  const orphans = await removeOrphans(layout, app, plan)
+  if (orphans.objects > 0)
+    change.step('pruned', { message: `in no release: ${wordsOf(orphans)}`, freedBytes: orphans.bytes })
+  ledger.setBytesOnDisk(app, await bytesOfObjects(layout, app))
+  if (trouble.length === 0) return
+  throw new Failure('prune_failed', `prune ${app}: not all could be removed: ${trouble.join('; ')}`, {
+    hint: 'all else that was to go has gone; it is tried again with each push',
+  })
+}
+
+/** From here on it is gone: no rollback finds it, and an agent that starts deletes it. */
+async function takeAway({ layout, ledger }: Agent, app: AppName, id: ReleaseId): Promise<void> {
+  await renameWhole(layout.releaseDir(app, id), layout.removed(app, id))
   ledger.setState(app, id, 'pruned')
-  await removeTree(doomed)
-  await init.forgetRelease(app, id)
+}
+
+/** Its manifest goes last: while that is there, what only this release needed can be found. */
+async function finishRemoval({ layout, init }: Agent, app: AppName, id: ReleaseId): Promise<Sweep> {
+  await removeTree(layout.removedTree(app, id))
+  const freed = await removeObjectsOf(layout, app, filesOfRemoved(layout, app, id))
+  await removeTree(layout.removed(app, id))
+  // It may have been pushed again since.
+  if (!releasesOn(layout, app).includes(id)) await init.forgetRelease(app, id)
+  return freed
+}
+
+/** None, when it was so far gone, or is not what it was: what is left of it is an orphan, and goes as one. */
+function filesOfRemoved(layout: Layout, app: AppName, id: ReleaseId): readonly Entry[] {
+  try {
+    return parseStored(readFileSync(layout.removedManifest(app, id), 'utf8'), { app, id }).files
+  } catch (error) {
+    if (isErrno(error, 'ENOENT') || (error instanceof Failure && error.code === 'release_damaged')) return []
+    throw error
+  }
+}
+
+/**
+ * Before anything else is done: what was being deleted when the agent ended. Never throws: what cannot be deleted
+ * stays where it is, in nobody's way, and is told.
+ */
+export async function finishRemovals(agent: Agent, app: AppName): Promise<void> {
+  for (const id of removedOn(agent.layout, app)) {
+    try {
+      await finishRemoval(agent, app, id)
+    } catch (err) {
+      agent.log.error({ app, release: id, err }, 'a release that was removed could not be deleted')
+    }
+  }
+}
+
+function wordsOf({ objects, bytes }: Sweep): string {
+  return `${objects} ${objects === 1 ? 'file' : 'files'}, ${prettyBytes(bytes)} freed`
 }

@@ -6,18 +6,20 @@ import { removeTemporaries, removeTree } from '../state/disk.ts'
 import { makeAppDirs } from '../state/objects.ts'
 import { appsOn, currentRelease, releasesOn } from '../state/release-store.ts'
 import { tidyRefused } from './admit.ts'
-import { type Change, changeOf, runningNow } from './change.ts'
+import { type Change, changeOf, runChange, runningNow } from './change.ts'
 import type { Operation } from './operations.ts'
-import { pruneApp } from './prune.ts'
+import { carryOut, finishRemovals, pruneApp } from './prune.ts'
 import { hasStrays, settle } from './settle.ts'
 
 /** Changes that give a release a new state in the ledger. */
 const MOVES: ReadonlySet<ChangeKind> = new Set(['push', 'rollback', 'auto-rollback'])
 
 /** Before listening: what no release and no change needs. Files without their name, and rows of what is gone. */
-export async function sweep({ layout, ledger, init }: Agent): Promise<void> {
+export async function sweep(agent: Agent): Promise<void> {
+  const { layout, ledger, init } = agent
   for (const app of appsOn(layout)) {
-    await removeTree(layout.stagingDir(app))
+    await finishRemovals(agent, app)
+    await emptyStaging(agent, app)
     makeAppDirs(layout, app)
     for (const dir of [layout.appDir(app), layout.envDir(app)]) await removeTemporaries(dir)
     const onDisk = new Set(releasesOn(layout, app))
@@ -27,6 +29,15 @@ export async function sweep({ layout, ledger, init }: Agent): Promise<void> {
       await init.forgetRelease(app, id)
     }
     tidyRefused(layout, app)
+  }
+}
+
+/** What cannot be deleted (an admin made it immutable) is in nobody's way, and no reason not to start. */
+async function emptyStaging({ layout, log }: Agent, app: AppName): Promise<void> {
+  try {
+    await removeTree(layout.stagingDir(app))
+  } catch (err) {
+    log.error({ app, err }, 'what lies in staging could not be deleted')
   }
 }
 
@@ -80,6 +91,7 @@ async function exclusively(agent: Agent, app: AppName, work: (operation: Operati
  */
 async function resolve(agent: Agent, change: Change): Promise<void> {
   const { app, kind, to } = change
+  if (kind === 'prune') return goOnPruning(agent, change)
   const isFinished = to !== null && to === currentRelease(agent.layout, app)
   const how = isFinished ? 'going on to its end' : 'going back'
   change.step('warning', { message: `the agent was stopped in the middle of this: ${how}` })
@@ -101,6 +113,12 @@ async function resolve(agent: Agent, change: Change): Promise<void> {
   const ended = interruption(change, { isFinished, trouble, running: await runningNow(agent, app) })
   change.interrupted(ended.failure, ended.receipt)
   agent.changeEnded(change, ended)
+}
+
+/** It moves no release and no process: what is decided anew of what is there now is what was left to do. */
+async function goOnPruning(agent: Agent, change: Change): Promise<void> {
+  change.step('warning', { message: 'the agent was stopped in the middle of this: going on to its end' })
+  await runChange(agent, change, () => carryOut(agent, change))
 }
 
 function note({ ledger }: Agent, { app, kind, from, to }: Change, isFinished: boolean): void {

@@ -5,7 +5,7 @@ import { type AppName, parseAppName, parseReleaseId, parseServiceName } from '..
 import type { LogAnswer, ReleaseEntry } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { currentOf } from '../deploy/control.ts'
-import { retentionOf } from '../deploy/prune.ts'
+import { explainPrune, planPrune } from '../deploy/prune-plan.ts'
 import type { LogQuery } from '../init/init-system.ts'
 import { appsOn, currentRelease, readRelease } from '../state/release-store.ts'
 import { agentStatus } from '../watch/status.ts'
@@ -24,11 +24,11 @@ export async function status(agent: Agent, c: Context): Promise<Response> {
   return c.json(await agentStatus(agent, app === undefined ? undefined : parseAppName(app)))
 }
 
-export function releases(agent: Agent, app: AppName, c: Context): Response {
+export async function releases(agent: Agent, app: AppName, c: Context): Promise<Response> {
   const current = currentRelease(agent.layout, app)
   refuseUnknown(agent, app)
   const rows = new Map(agent.ledger.releases(app).map((row) => [row.id, row]))
-  const entries = retentionOf(agent, app).map(({ id, why }): ReleaseEntry => {
+  const entries = (await planPrune(agent, app)).verdicts.map(({ id, why }): ReleaseEntry => {
     const row = rows.get(id)
     return {
       id,
@@ -41,6 +41,11 @@ export function releases(agent: Agent, app: AppName, c: Context): Response {
     }
   })
   return c.json({ releases: entries })
+}
+
+export async function pruneExplained(agent: Agent, app: AppName, c: Context): Promise<Response> {
+  refuseUnknown(agent, app)
+  return c.json(await explainPrune(agent, app))
 }
 
 export function deploys(agent: Agent, app: AppName, c: Context): Response {
@@ -86,7 +91,7 @@ export function logs(agent: Agent, app: AppName, c: Context): Response {
   })
 }
 
-function refuseUnknown(agent: Agent, app: AppName): void {
+export function refuseUnknown(agent: Agent, app: AppName): void {
   if (appsOn(agent.layout).includes(app)) return
   throw new Failure('app_unknown', `find ${app}: there is no such app on this host`, {
     hint: 'what there is: tarmac status',

@@ -7,6 +7,8 @@ import type { ChangeKind } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { currentOf, restart, start, stop } from '../deploy/control.ts'
 import { type Ask, chooseTarget, rollBack } from '../deploy/deploy.ts'
+import { prune } from '../deploy/prune.ts'
+import { refuseUnknown } from './ask.ts'
 import type { Identity } from './identity.ts'
 import { answerWithLines } from './lines.ts'
 
@@ -38,6 +40,12 @@ export async function control(
   currentOf(agent, app)
   const work = { restart, stop, start }[kind]
   return change(agent, { app, kind, identity }, c, (ask) => work(agent, ask))
+}
+
+/** It needs no release that serves: what a first push that failed left behind can be removed too. */
+export async function pruned(agent: Agent, app: AppName, identity: Identity, c: Context): Promise<Response> {
+  refuseUnknown(agent, app)
+  return change(agent, { app, kind: 'prune', identity }, c, (ask) => prune(agent, ask))
 }
 
 async function change(

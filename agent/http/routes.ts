@@ -7,8 +7,8 @@ import { version } from '../../shared/version.ts'
 import { VERSION_HEADER } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import type { Metrics } from '../watch/metrics.ts'
-import { deploys, ledger, logs, releases, status } from './ask.ts'
-import { control, rollback } from './control.ts'
+import { deploys, ledger, logs, pruneExplained, releases, status } from './ask.ts'
+import { control, pruned, rollback } from './control.ts'
 import { type Identity, identify } from './identity.ts'
 import { answerScrape } from './metrics.ts'
 import { missing, push } from './push.ts'
@@ -41,6 +41,8 @@ export function routesOf(agent: Agent, metrics: Metrics): Hono<Env> {
   routes.post('/v1/apps/:app/restart', (c) => control(agent, 'restart', app(c), c.var.identity, c))
   routes.post('/v1/apps/:app/stop', (c) => control(agent, 'stop', app(c), c.var.identity, c))
   routes.post('/v1/apps/:app/start', (c) => control(agent, 'start', app(c), c.var.identity, c))
+  routes.get('/v1/apps/:app/prune', (c) => pruneExplained(agent, app(c), c))
+  routes.post('/v1/apps/:app/prune', (c) => pruned(agent, app(c), c.var.identity, c))
   routes.get('/v1/apps/:app/deploys', (c) => deploys(agent, app(c), c))
   routes.get('/v1/ledger', (c) => ledger(agent, c))
   routes.get('/v1/apps/:app/logs', (c) => logs(agent, app(c), c))

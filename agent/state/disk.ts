@@ -10,10 +10,12 @@ import {
   rmdirSync,
   rmSync,
   type Stats,
+  unlinkSync,
   writeFileSync,
 } from 'node:fs'
 import { lstat, open, readdir, rename, rm, symlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
+import { setImmediate as breathe } from 'node:timers/promises'
 import { Failure, isErrno } from '../../shared/failure.ts'
 import { reach } from '../fault.ts'
 import { run } from '../run.ts'
@@ -23,6 +25,8 @@ import { run } from '../run.ts'
 
 /** A slow disk under load; `sync -f` waits for everything dirty on the file system, not only what is ours. */
 const SYNC_TIMEOUT_MS = 600_000
+/** About 3 ms. */
+const REMOVALS_PER_TURN = 200
 
 /**
  * Writes a file beside its name and renames it there. The mode is exact, whatever the umask. Refuses to replace
@@ -109,10 +113,27 @@ export async function syncFilesystem(path: string): Promise<void> {
   reach('disk.synced')
 }
 
-/** Removes a file or tree, links themselves and not what they point to; nothing there is fine. */
+/**
+ * Removes a file or tree, links themselves and not what they point to; nothing there is fine. Node's own recursive `rm`
+ * asks its four threads for everything at once, and whoever else wants the disk waits behind 24,000 removals (measured:
+ * 110 ms). A call takes 15 µs, so they are made here, and the event loop gets its turn.
+ */
 export async function removeTree(path: string): Promise<void> {
-  await rm(path, { recursive: true, force: true })
+  await removeInTurns(path, { count: 0 })
   reach('disk.removed')
+}
+
+async function removeInTurns(path: string, removed: { count: number }): Promise<void> {
+  const stats = lstatSync(path, { throwIfNoEntry: false })
+  if (stats === undefined) return
+  if (!stats.isDirectory()) return rmSync(path, { force: true })
+  for (const entry of readdirSync(path, { withFileTypes: true })) {
+    const at = join(path, entry.name)
+    if (entry.isDirectory()) await removeInTurns(at, removed)
+    else unlinkSync(at)
+    if (++removed.count % REMOVALS_PER_TURN === 0) await breathe()
+  }
+  rmdirSync(path)
 }
 
 /** Removes what a write that was cut off left beside its name in this directory. */

@@ -4,11 +4,15 @@ import type { AppName, ReleaseId, ServiceName, Sha256, Slot } from '../../shared
 
 export type Layout = ReturnType<typeof layoutAt>
 
+/** Of a release that is on its way out, so that its name is not taken for one on its way in. */
+export const REMOVED = '.removed'
+
 /** Every path the agent owns. No other file joins a path under the root. See DESIGN.md, "On the host". */
 export function layoutAt(root: string, etc: string) {
   const appsDir = join(root, 'apps')
   const appDir = (app: AppName) => join(appsDir, app)
   const releaseDir = (app: AppName, id: ReleaseId) => join(appDir(app), 'releases', id)
+  const removed = (app: AppName, id: ReleaseId) => join(appDir(app), 'staging', `${id}${REMOVED}`)
   return {
     root,
     etc,
@@ -33,6 +37,10 @@ export function layoutAt(root: string, etc: string) {
     stagingDir: (app: AppName) => join(appDir(app), 'staging'),
     staging: (app: AppName, id: ReleaseId) => join(appDir(app), 'staging', id),
     incoming: (app: AppName, name: string) => join(appDir(app), 'staging', name),
+    /** Where a release goes to be deleted: its tree first, then what only it needed, its manifest last. */
+    removed,
+    removedTree: (app: AppName, id: ReleaseId) => join(removed(app, id), 'tree'),
+    removedManifest: (app: AppName, id: ReleaseId) => join(removed(app, id), 'release.json'),
     releasesDir: (app: AppName) => join(appDir(app), 'releases'),
     releaseDir,
     treeDir: (app: AppName, id: ReleaseId) => join(releaseDir(app, id), 'tree'),

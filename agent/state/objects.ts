@@ -8,14 +8,12 @@ import {
   lstatSync,
   mkdirSync,
   openSync,
-  readdirSync,
-  type Stats,
   unlinkSync,
   writeFileSync,
   writeSync,
 } from 'node:fs'
 import { rm } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { dirname } from 'node:path'
 import { setImmediate as breathe } from 'node:timers/promises'
 import { Failure, isErrno } from '../../shared/failure.ts'
 import { isFile, type Manifest, type Mode } from '../../shared/manifest.ts'
@@ -167,46 +165,5 @@ export function removeObjects(paths: string[]): void {
     if (lstatSync(path).nlink > 1) continue
     unlinkSync(path)
     removeIfEmpty(dirname(path))
-  }
-}
-
-/** Removes objects that no release links to. Gives the bytes freed. Only while no upload is under way for the app. */
-export async function collectObjects(layout: Layout, app: AppName): Promise<number> {
-  let freed = 0
-  await forEachObject(layout, app, (path, { nlink, size }) => {
-    if (nlink > 1) return
-    freed += size
-    unlinkSync(path)
-  })
-  return freed
-}
-
-/** Bytes of all objects of an app: what its releases cost on disk, each content counted once. */
-export async function bytesOfObjects(layout: Layout, app: AppName): Promise<number> {
-  let bytes = 0
-  await forEachObject(layout, app, (_path, { size }) => {
-    bytes += size
-  })
-  return bytes
-}
-
-async function forEachObject(layout: Layout, app: AppName, visit: (path: string, stats: Stats) => void): Promise<void> {
-  let seen = 0
-  for (const shard of entriesOf(layout.objectsDir(app))) {
-    const dir = join(layout.objectsDir(app), shard)
-    for (const name of entriesOf(dir)) {
-      const path = join(dir, name)
-      visit(path, lstatSync(path))
-      if (++seen % FILES_PER_TURN === 0) await breathe()
-    }
-  }
-}
-
-function entriesOf(dir: string): string[] {
-  try {
-    return readdirSync(dir)
-  } catch (error) {
-    if (isErrno(error, 'ENOENT')) return []
-    throw error
   }
 }

@@ -48,6 +48,7 @@ const CHANGE_KINDS = keys({
   restart: 0,
   stop: 0,
   start: 0,
+  prune: 0,
   rebuilt: 0,
 } satisfies Record<ChangeKind, 0>)
 

@@ -1,24 +1,24 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
-import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { layoutAt } from '../../agent/state/layout.ts'
 import {
+  bytesFreed,
   bytesOfObjects,
-  collectObjects,
-  linkObject,
-  makeAppDirs,
-  missingObjects,
-  removeObjects,
-  storeObject,
-} from '../../agent/state/objects.ts'
+  countOrphans,
+  removeObjectsOf,
+  removeOrphans,
+} from '../../agent/state/object-sweep.ts'
+import { linkObject, makeAppDirs, missingObjects, removeObjects, storeObject } from '../../agent/state/objects.ts'
 import { Failure } from '../../shared/failure.ts'
-import { normaliseManifest } from '../../shared/manifest.ts'
+import { isFile, normaliseManifest } from '../../shared/manifest.ts'
 import { parseAppName, sha256 } from '../../shared/names.ts'
 import { tempDir } from '../helpers/ssh.ts'
 
 const APP = parseAppName('shop')
+const NONE = { objects: 0, bytes: 0 }
 
 function storeIn(t: TestContext) {
   const root = tempDir(t)
@@ -117,16 +117,70 @@ test('what is there in either mode is not missing, and is linked in the mode a r
   assert.deepEqual(staging(), [])
 })
 
-test('collecting removes what no release links to, and says how much; a refusal takes back only what it brought', async (t) => {
+test('orphans go when they are old; a refusal takes back only what it brought', async (t) => {
   const { layout, store, release } = storeIn(t)
   const [used, idle, refused] = [await store('used'), await store('idle!'), await store('used too')]
   mkdirSync(release)
   for (const path of [used, refused]) linkSync(path, join(release, path.slice(-8)))
   removeObjects([refused])
   assert.ok(existsSync(refused), 'a release has it by now')
-  assert.equal(await collectObjects(layout, APP), 5)
+  const young = { graceMs: 3_600_000 }
+  assert.deepEqual([await countOrphans(layout, APP, young), await removeOrphans(layout, APP, young)], [NONE, NONE])
+  const old = { graceMs: 0 }
+  const idleOne = { objects: 1, bytes: 5 }
+  assert.deepEqual([await countOrphans(layout, APP, old), await removeOrphans(layout, APP, old)], [idleOne, idleOne])
   assert.deepEqual([existsSync(used), existsSync(idle)], [true, false])
   removeObjects([await store('brought')])
   assert.equal(await bytesOfObjects(layout, APP), 12)
-  assert.equal(await collectObjects(layout, parseAppName('nowhere')), 0)
+  assert.deepEqual(await removeOrphans(layout, parseAppName('nowhere'), old), NONE)
+})
+
+test('what lies among the objects and is none is neither counted nor removed', async (t) => {
+  const { layout, store } = storeIn(t)
+  const shard = dirname(await store('one'))
+  const strays = [
+    join(shard, 'notes.txt'),
+    join(layout.objectsDir(APP), 'README'),
+    join(layout.objectsDir(APP), 'lost+found'),
+  ]
+  for (const path of strays.slice(0, 2)) writeFileSync(path, 'kept')
+  mkdirSync(join(strays[2] ?? '', 'x'), { recursive: true })
+  assert.equal(await bytesOfObjects(layout, APP), 3)
+  assert.deepEqual(await removeOrphans(layout, APP, { graceMs: 0 }), { objects: 1, bytes: 3 })
+  assert.deepEqual(
+    strays.map((path) => existsSync(path)),
+    [true, true, true],
+  )
+})
+
+test('removing a release gives back what only it had, as was said before, whatever its contents are called in others', async (t) => {
+  const { layout, store, release } = storeIn(t)
+  const trees = [
+    manifestOf([
+      { path: 'a', text: 'in both' },
+      { path: 'b', text: 'in both' },
+      { path: 'c', text: 'old' },
+    ]),
+    manifestOf([
+      { path: 'x', text: 'in both' },
+      { path: 'y', text: 'new one' },
+      { path: 'z', text: 'old', mode: '0755' },
+    ]),
+  ]
+  for (const [index, { files }] of trees.entries()) {
+    for (const entry of files) {
+      if (!isFile(entry)) continue
+      const text = ['in both', 'old', 'new one'].find((text) => sha256(text) === entry.sha256) ?? ''
+      if (!existsSync(layout.object(APP, entry.sha256, entry.mode))) await store(text, { mode: entry.mode })
+      mkdirSync(`${release}${index}`, { recursive: true })
+      linkObject(layout, APP, entry, join(`${release}${index}`, entry.path))
+    }
+  }
+  const [first = manifestOf([]), second = manifestOf([])] = trees
+  assert.deepEqual(await bytesFreed(layout, APP, [first.files, second.files]), [3, 17])
+  assert.deepEqual(await bytesFreed(layout, APP, [second.files]), [10])
+  assert.deepEqual(await removeObjectsOf(layout, APP, first.files), NONE, 'its tree is still there')
+  rmSync(`${release}0`, { recursive: true })
+  assert.deepEqual(await removeObjectsOf(layout, APP, first.files), { objects: 1, bytes: 3 })
+  assert.equal(await bytesOfObjects(layout, APP), 17)
 })

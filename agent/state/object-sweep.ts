@@ -1,0 +1,146 @@
+import { lstatSync, readdirSync, type Stats, unlinkSync } from 'node:fs'
+import { unlink } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setImmediate as breathe } from 'node:timers/promises'
+import { isErrno } from '../../shared/failure.ts'
+import { type Entry, isFile } from '../../shared/manifest.ts'
+import type { AppName } from '../../shared/names.ts'
+import { reach } from '../fault.ts'
+import type { Layout } from './layout.ts'
+
+// How objects go again. Only while no upload is under way for the app: it may be about to link what nobody links to yet.
+
+/**
+ * What a cut upload brought is not sent again by the next push, which may be tomorrow's. What a release leaves behind
+ * is not meant: that goes with it.
+ */
+export const ORPHAN_GRACE_MS = 24 * 3_600_000
+/** About 1 ms. After it the event loop gets its turn, so that `status` answers meanwhile. */
+const FILES_PER_TURN = 200
+/** The last link of a big file takes its blocks with it, which takes long enough for a thread. */
+const BIG_BYTES = 1024 * 1024
+
+/** What else lies there (an admin's copy, lost+found) is none of ours, and is not touched. */
+const SHARD = /^[0-9a-f]{2}$/
+const OBJECT = /^[0-9a-f]{62}(\.x)?$/
+
+export interface Sweep {
+  objects: number
+  bytes: number
+}
+
+/** Removes those contents of a removed release that no other one has. */
+export async function removeObjectsOf(layout: Layout, app: AppName, entries: readonly Entry[]): Promise<Sweep> {
+  const gone: Sweep = { objects: 0, bytes: 0 }
+  let seen = 0
+  for (const [path] of linksOf(layout, app, entries)) {
+    if (++seen % FILES_PER_TURN === 0) await breathe()
+    const stats = lstatSync(path, { throwIfNoEntry: false })
+    if (stats?.nlink === 1) await removeOne(path, stats, gone)
+  }
+  reach('disk.removed')
+  return gone
+}
+
+/** What removing releases one after the other, in this order, would free: for each, the bytes that go with it. */
+export async function bytesFreed(
+  layout: Layout,
+  app: AppName,
+  releases: readonly (readonly Entry[])[],
+): Promise<number[]> {
+  const left = new Map<string, { nlink: number; size: number }>()
+  const freed: number[] = []
+  let seen = 0
+  for (const entries of releases) {
+    let bytes = 0
+    for (const [path, links] of linksOf(layout, app, entries)) {
+      if (++seen % FILES_PER_TURN === 0) await breathe()
+      const { nlink = 0, size = 0 } = left.get(path) ?? lstatSync(path, { throwIfNoEntry: false }) ?? {}
+      left.set(path, { nlink: nlink - links, size })
+      if (nlink > 1 && nlink - links === 1) bytes += size
+    }
+    freed.push(bytes)
+  }
+  return freed
+}
+
+/** Removes objects that no release links to and that have lain here for longer than `graceMs`. */
+export async function removeOrphans(layout: Layout, app: AppName, { graceMs }: { graceMs: number }): Promise<Sweep> {
+  const gone: Sweep = { objects: 0, bytes: 0 }
+  const now = Date.now()
+  await forEachObject(layout, app, async (path, stats) => {
+    if (isOrphan(stats, now, graceMs)) await removeOne(path, stats, gone)
+  })
+  reach('disk.removed')
+  return gone
+}
+
+/** What `removeOrphans` would remove. */
+export async function countOrphans(layout: Layout, app: AppName, { graceMs }: { graceMs: number }): Promise<Sweep> {
+  const found: Sweep = { objects: 0, bytes: 0 }
+  const now = Date.now()
+  await forEachObject(layout, app, (_path, stats) => {
+    if (!isOrphan(stats, now, graceMs)) return
+    found.objects += 1
+    found.bytes += stats.size
+  })
+  return found
+}
+
+/** Bytes of all objects of an app: what its releases cost on disk, each content counted once. */
+export async function bytesOfObjects(layout: Layout, app: AppName): Promise<number> {
+  let bytes = 0
+  await forEachObject(layout, app, (_path, { size }) => {
+    bytes += size
+  })
+  return bytes
+}
+
+/** Both ways: a clock that was ahead when it came keeps it no longer than one that was right. */
+function isOrphan({ nlink, ctimeMs }: Stats, now: number, graceMs: number): boolean {
+  return nlink === 1 && Math.abs(now - ctimeMs) >= graceMs
+}
+
+async function removeOne(path: string, { size }: Stats, gone: Sweep): Promise<void> {
+  if (size > BIG_BYTES) await unlink(path)
+  else unlinkSync(path)
+  gone.objects += 1
+  gone.bytes += size
+}
+
+/** Path of an object → how many names it has in this release. */
+function linksOf(layout: Layout, app: AppName, entries: readonly Entry[]): Map<string, number> {
+  const links = new Map<string, number>()
+  for (const entry of entries) {
+    if (!isFile(entry)) continue
+    const path = layout.object(app, entry.sha256, entry.mode)
+    links.set(path, (links.get(path) ?? 0) + 1)
+  }
+  return links
+}
+
+async function forEachObject(
+  layout: Layout,
+  app: AppName,
+  visit: (path: string, stats: Stats) => void | Promise<void>,
+): Promise<void> {
+  let seen = 0
+  for (const shard of namesIn(layout.objectsDir(app), SHARD)) {
+    const dir = join(layout.objectsDir(app), shard)
+    for (const name of namesIn(dir, OBJECT)) {
+      const path = join(dir, name)
+      const stats = lstatSync(path, { throwIfNoEntry: false })
+      if (stats?.isFile()) await visit(path, stats)
+      if (++seen % FILES_PER_TURN === 0) await breathe()
+    }
+  }
+}
+
+function namesIn(dir: string, rule: RegExp): string[] {
+  try {
+    return readdirSync(dir).filter((name) => rule.test(name))
+  } catch (error) {
+    if (isErrno(error, 'ENOENT', 'ENOTDIR')) return []
+    throw error
+  }
+}
