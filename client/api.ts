@@ -10,6 +10,7 @@ import {
   type LogAnswer,
   type LogLine,
   type MissingAnswer,
+  type PruneAnswer,
   paths,
   type ReleaseEntry,
 } from '../shared/wire.ts'
@@ -51,6 +52,14 @@ export function control(
   app: AppName,
 ): AsyncGenerator<Line> {
   return lines(connection, 'POST', paths[verb](app), { text: '', type: 'application/json' })
+}
+
+export function prune(connection: Connection, app: AppName): AsyncGenerator<Line> {
+  return lines(connection, 'POST', paths.prune(app), { text: '', type: 'application/json' })
+}
+
+export async function explainPrune(connection: Connection, app: AppName): Promise<PruneAnswer> {
+  return (await json(connection, 'GET', paths.prune(app))) as PruneAnswer
 }
 
 export async function releases(connection: Connection, app: AppName): Promise<ReleaseEntry[]> {

@@ -120,6 +120,13 @@ function addChanges(program: Command, run: Run): void {
     .action((release: string | undefined, options: { list?: boolean }) =>
       run(async (context) => (await import('./commands/rollback.ts')).rollback(context, release, options)),
     )
+  program
+    .command('prune')
+    .description('remove the releases that are not kept, and say which')
+    .option('--explain', 'change nothing: what would go, what stays, and why')
+    .action((options: { explain?: boolean }) =>
+      run(async (context) => (await import('./commands/prune.ts')).prune(context, options)),
+    )
   const verbs = {
     restart: 'stop what runs, start it again, and wait until it is healthy',
     stop: 'stop what runs; a boot does not start it again',

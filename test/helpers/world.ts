@@ -46,6 +46,8 @@ export interface World {
   startAgent(...argv: string[]): Promise<void>
   /** SIGTERM by default; waits for the end. */
   stopAgent(signal?: NodeJS.Signals): Promise<void>
+  /** Resolves when the agent that was started last has ended, by itself or by a fault. */
+  agentEnded(): Promise<void>
   agentLog(): string
   /** `POINT N kill` or `POINT N stall`, see agent/fault.ts; '' when none is to come any more. */
   fault(text: string): void
@@ -121,6 +123,7 @@ export async function makeWorld(
       await agent?.ended
       agent = undefined
     },
+    agentEnded: async () => void (await agent?.ended),
     agentLog: () => log,
     fault: (text) => (text === '' ? rmSync(faultFile, { force: true }) : writeFileSync(faultFile, text)),
     async get(path = '/') {
