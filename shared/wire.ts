@@ -1,6 +1,8 @@
 import type { Code, Refusal } from './failure.ts'
 import type { AppName, ReleaseId, ServiceName, Sha256, Slot } from './names.ts'
 
+export type { PruneAnswer, ReleaseEntry, ReleaseState } from './wire-releases.ts'
+
 // All that crosses between client and agent. Both sides import it; it imports neither.
 
 export const DEFAULT_PORT = 7433
@@ -163,39 +165,6 @@ export interface AgentStatus {
   memory: { totalBytes: number; availableBytes: number }
   load: [number, number, number]
   apps: AppStatus[]
-}
-
-export type ReleaseState =
-  | 'received'
-  | 'assembled'
-  | 'started'
-  | 'healthy'
-  | 'failed'
-  | 'rolled-back'
-  | 'bad'
-  | 'pruned'
-
-export interface ReleaseEntry {
-  id: ReleaseId
-  state: ReleaseState
-  current: boolean
-  createdAt: string
-  signers: string[]
-  bytes: number
-  /** Why it is still here. */
-  keep: string
-}
-
-/** What `prune` would do, and why; answer of GET prune. */
-export interface PruneAnswer {
-  /** Of the file system: under pressure less is kept. */
-  pressure: DiskState
-  /** Newest first. `freesBytes` is what goes with it when all that are to be removed go, the oldest first. */
-  releases: { id: ReleaseId; state: ReleaseState; keep: boolean; why: string; freesBytes: number }[]
-  /** Contents that no release has and that have lain here long enough: they go too. */
-  orphans: { objects: number; bytes: number }
-  /** Names among the releases that are none of ours: never counted, never removed. */
-  strays: string[]
 }
 
 /**
