@@ -4,6 +4,7 @@ import { Failure } from '../shared/failure.ts'
 import { version } from '../shared/version.ts'
 import type { Agent } from './agent.ts'
 import { type Config, DEFAULTS, type Overrides, readConfig } from './config.ts'
+import { adopt } from './deploy/adopt.ts'
 import type { Change, FailedChange } from './deploy/change.ts'
 import { createOperations } from './deploy/operations.ts'
 import { recover, sweep } from './deploy/recover.ts'
@@ -61,6 +62,7 @@ export async function serve(overrides: Overrides): Promise<void> {
   await writeWhole(config.layout.preloadFile, preloadText, { mode: 0o444 })
   const loops = watchLoops(agent, notifier.tell)
   watchExits(agent, loops.look)
+  await adopt({ layout: config.layout, ledger, log, signers })
   await sweep(agent)
   const metrics = createMetrics(agent)
   // Before anything that runs is put in order: one whose port another agent has must not undo what that one is at.
@@ -74,6 +76,7 @@ export async function serve(overrides: Overrides): Promise<void> {
   )
   await recovered
   log.info('recovered')
+  void lookAtLedger(agent)
   await loops.begin()
   const rounds = setInterval(() => {
     void disk.look()
@@ -126,6 +129,16 @@ async function initSystem(config: Config, log: Log): Promise<InitSystem> {
       throw new Failure('init_unsupported', 'run --init upstart: this agent does not speak Upstart yet', {
         hint: 'on a host without systemd: --init embedded',
       })
+  }
+}
+
+/** Not before the agent listens: it reads every change there ever was. */
+async function lookAtLedger({ ledger, log }: Agent): Promise<void> {
+  try {
+    const { ok, problems } = await ledger.verify()
+    if (!ok) log.error({ problems }, 'the ledger is not what the agent wrote: tarmac deploys --verify')
+  } catch (err) {
+    log.error({ err }, 'the ledger could not be verified')
   }
 }
 

@@ -158,6 +158,13 @@ export interface DiskStatus {
   pushesUntilFull: number | null
 }
 
+/** What is to be said of a host beside its figures. `bad`: it is not well. `warn`: somebody should know of it. */
+export interface Note {
+  state: 'warn' | 'bad'
+  text: string
+  hint: string
+}
+
 /** One agent's answer to GET /v1/status: the host object of `status --json` less name, url and reachable. */
 export interface AgentStatus {
   agent: { version: string; init: string; startedAt: string }
@@ -165,6 +172,8 @@ export interface AgentStatus {
   memory: { totalBytes: number; availableBytes: number }
   load: [number, number, number]
   apps: AppStatus[]
+  /** Not there when there is nothing to say. */
+  notes?: Note[]
 }
 
 /**

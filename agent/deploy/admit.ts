@@ -44,7 +44,8 @@ export async function proveManifest(
   return { proved: { signed, signatures, signers }, first: next }
 }
 
-function provenSigners(
+/** Who signed these bytes, each principal once. Throws for a signature that does not hold. */
+export function provenSigners(
   text: string,
   signatures: string[],
   policy: { signers: readonly Signer[]; now: Date },

@@ -5,7 +5,7 @@ import { Failure } from '../../shared/failure.ts'
 import { contentOf } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
-import { currentRelease, type Release, readRelease } from '../state/release-store.ts'
+import { currentRelease, type Release, readRelease, sizeOf } from '../state/release-store.ts'
 import { readSigners } from '../state/signers.ts'
 import { type Proved, proveManifest, refuseNamesake, storeObjects, tidyRefused } from './admit.ts'
 import { assemble } from './assemble.ts'
@@ -44,7 +44,7 @@ export async function rollOut(agent: Agent, ask: Ask, proved: Proved): Promise<v
   const { signed, signatures, signers } = proved
   const change = openChange(ask, agent, signed.id)
   await runChange(agent, change, async () => {
-    agent.ledger.received(ask.app, { id: signed.id, signers, ...sizeOf(proved) })
+    agent.ledger.received(ask.app, { id: signed.id, signers, ...sizeOf(signed.manifest) })
     change.step('stored', { release: signed.id })
     const release = await assemble(agent.layout, signed, signatures)
     agent.ledger.setState(ask.app, release.id, 'assembled')
@@ -113,9 +113,4 @@ export function chooseTarget(agent: Agent, app: AppName, asked: ReleaseId | unde
       hint: 'what is kept: tarmac releases; one of them by name: tarmac rollback RELEASE',
     },
   )
-}
-
-function sizeOf({ signed }: Proved): { bytes: number; files: number } {
-  const { files } = signed.manifest
-  return { files: files.length, bytes: files.reduce((sum, entry) => sum + ('size' in entry ? entry.size : 0), 0) }
 }

@@ -2,7 +2,7 @@ import { hash } from 'node:crypto'
 import type { Code } from '../../shared/failure.ts'
 import type { AppName } from '../../shared/names.ts'
 import type { LedgerProblem, LedgerReport } from '../../shared/wire.ts'
-import type { Row } from './ledger-row.ts'
+import { parsedJson, type Row } from './ledger-row.ts'
 
 // Changes chained by hash, so that one that was edited or removed shows, and a ledger that was put back from an older
 // copy. A change becomes a link when it ends, in the order in which changes end: those of two apps interleave, and what
@@ -82,25 +82,8 @@ export function checkChain() {
       atHead: string | undefined
     }): LedgerReport {
       for (const row of unchained) add('added', row, 'is no link of the chain: the agent did not write its end')
-      if (head === 'unreadable')
-        add('head', undefined, 'ledger.head cannot be read: whether the ledger ends too early cannot be told')
-      else if (head === 'absent') {
-        if (last !== undefined)
-          add('head', undefined, 'ledger.head is missing: whether the ledger ends too early cannot be told')
-      } else if (head.number > (last?.number ?? 0)) {
-        const missing = head.number - (last?.number ?? 0)
-        add(
-          'rewound',
-          undefined,
-          `the last ${count(missing)} ${missing === 1 ? 'is' : 'are'} missing: an older copy was put back, or they were removed`,
-        )
-      } else if (head.number > 0 && head.hash !== atHead) {
-        add(
-          'rewound',
-          undefined,
-          `change ${head.deploy} is another one than the agent wrote last: another ledger was put here`,
-        )
-      }
+      const atEnd = troubleAtEnd({ last: last ?? NO_LINK, head, atHead })
+      if (atEnd !== undefined) add(atEnd.problem, undefined, atEnd.text)
       return {
         ok: problems.length === 0,
         changes,
@@ -109,6 +92,34 @@ export function checkChain() {
         notes,
       }
     },
+  }
+}
+
+/** Whether the newest links are those that the agent wrote, as far as the head beside the ledger tells. */
+export function troubleAtEnd({
+  last,
+  head,
+  atHead,
+}: {
+  last: Link
+  head: Head
+  atHead: string | undefined
+}): Pick<LedgerProblem, 'problem' | 'text'> | undefined {
+  if (typeof head === 'string') {
+    // Where nothing has ended yet there is nothing to miss.
+    if (last.number === 0 && head === 'absent') return undefined
+    const what = head === 'absent' ? 'is missing' : 'cannot be read'
+    return { problem: 'head', text: `ledger.head ${what}: whether the newest changes are missing cannot be told` }
+  }
+  const missing = head.number - last.number
+  if (missing > 0) {
+    const text = `the last ${count(missing)} ${missing === 1 ? 'is' : 'are'} missing: an older copy was put back, or they were removed`
+    return { problem: 'rewound', text }
+  }
+  if (head.number === 0 || head.hash === atHead) return undefined
+  return {
+    problem: 'rewound',
+    text: `change ${head.deploy} is not the one that the agent wrote: another ledger was put here`,
   }
 }
 
@@ -123,10 +134,7 @@ function count(changes: number): string {
 
 /** A row that somebody edited may hold anything. */
 function reasonIn(row: Row): string {
-  try {
-    const { reason } = JSON.parse(String(row.receipt)) as { reason: unknown }
-    return String(reason)
-  } catch {
-    return 'the ledger was rebuilt'
-  }
+  const receipt = parsedJson(row.receipt, null)
+  const isReceipt = typeof receipt === 'object' && receipt !== null && 'reason' in receipt
+  return isReceipt ? String(receipt.reason) : 'the ledger was rebuilt'
 }

@@ -45,6 +45,7 @@ export function layoutAt(root: string, etc: string) {
     releaseDir,
     treeDir: (app: AppName, id: ReleaseId) => join(releaseDir(app, id), 'tree'),
     manifestFile: (app: AppName, id: ReleaseId) => join(releaseDir(app, id), 'release.json'),
+    signaturesDir: (app: AppName, id: ReleaseId) => join(releaseDir(app, id), 'signatures'),
     signatureFile: (app: AppName, id: ReleaseId, index: number) =>
       join(releaseDir(app, id), 'signatures', `${index}.sig`),
     currentLink: (app: AppName) => join(appDir(app), 'current'),

@@ -3,7 +3,7 @@ import type { Code } from '../../shared/failure.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { ChangeKind, DeployEntry, Receipt, StepLine } from '../../shared/wire.ts'
 import type { Chain } from './ledger-chain.ts'
-import { type Note, notBegun, type Row } from './ledger-row.ts'
+import { type Note, notBegun, parsedJson, type Row } from './ledger-row.ts'
 
 /** A change that has ended, in short. */
 export interface Switch {
@@ -96,7 +96,10 @@ export function deployLedger(db: DatabaseSync, { note, chain }: { note: Note; ch
       const { to, result, code, seconds, gapMs, at } = end
       const [steps, receipt] = [JSON.stringify(end.steps), end.receipt && JSON.stringify(end.receipt)]
       note(`change ${id} ended: ${result}`, () =>
-        chain.append(id, () => sql.closeDeploy.run(to, result, code, seconds, gapMs, steps, receipt, at, id)),
+        chain.append(() => {
+          sql.closeDeploy.run(to, result, code, seconds, gapMs, steps, receipt, at, id)
+          return id
+        }),
       )
     },
     deploys: (app, limit) => sql.deploys.all(app, limit).map(parseDeployRow),
@@ -142,7 +145,7 @@ function parseDeployRow(row: Row): DeployEntry {
     startedAt: String(row.started_at),
     seconds: row.seconds as number | null,
     gapMs: row.gap_ms as number | null,
-    steps: JSON.parse(String(row.steps)) as StepLine[],
-    receipt: row.receipt === null ? null : (JSON.parse(String(row.receipt)) as Receipt),
+    steps: parsedJson(row.steps, []) as StepLine[],
+    receipt: parsedJson(row.receipt, null) as Receipt | null,
   }
 }

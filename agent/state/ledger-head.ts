@@ -2,6 +2,7 @@ import { lstatSync, readFileSync } from 'node:fs'
 import { isErrno } from '../../shared/failure.ts'
 import { type Head, type Link, NO_LINK } from './chain.ts'
 import { writeWholeSync } from './disk.ts'
+import type { HeadFile } from './ledger-chain.ts'
 
 // The newest link, kept beside the ledger and not in it: a ledger that was put back from an older copy does not know it.
 
@@ -9,7 +10,16 @@ const PRIVATE = 0o600
 /** A head is one short line. */
 const MAX_BYTES = 1024
 
-export function readHead(file: string): Head {
+export function headAt(file: string): HeadFile {
+  return {
+    read: () => readHead(file),
+    /** Throws when it cannot be written: the one there was stays, and is older than the ledger, which is no harm. */
+    write: ({ number, deploy, hash }) =>
+      writeWholeSync(file, `${JSON.stringify({ format: 1, number, deploy, hash })}\n`, { mode: PRIVATE }),
+  }
+}
+
+function readHead(file: string): Head {
   let text: string
   try {
     if (lstatSync(file).size > MAX_BYTES) return 'unreadable'
@@ -18,11 +28,6 @@ export function readHead(file: string): Head {
     return isErrno(error, 'ENOENT') ? 'absent' : 'unreadable'
   }
   return parseHead(text) ?? 'unreadable'
-}
-
-/** Throws when it cannot be written: the one there was stays, and is older than the ledger, which is no harm. */
-export function writeHead(file: string, { number, deploy, hash }: Link): void {
-  writeWholeSync(file, `${JSON.stringify({ format: 1, number, deploy, hash })}\n`, { mode: PRIVATE })
 }
 
 export function parseHead(text: string): Link | undefined {

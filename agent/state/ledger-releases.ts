@@ -1,7 +1,7 @@
 import type { DatabaseSync } from 'node:sqlite'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { ReleaseState } from '../../shared/wire.ts'
-import { inTransaction, type Note, notBegun, type Row } from './ledger-row.ts'
+import { inTransaction, type Note, notBegun, parsedJson, type Row } from './ledger-row.ts'
 
 /** A release as the ledger knows it. `seq` is the agent's own order: names, mtimes and clients' clocks order nothing. */
 export interface ReleaseRow {
@@ -17,26 +17,10 @@ export interface ReleaseRow {
   bytes: number
 }
 
-/** What the disk says of a release. */
-export interface FoundRelease {
-  id: ReleaseId
-  /** The one that serves passed its gate; of the others nothing is known. */
-  isCurrent: boolean
-  receivedAt: string
-  signers: string[]
-  bytes: number
-  files: number
-}
-
 export interface ReleaseLedger {
   /** A new release, or one that was here before: it moves to the end of the order. */
   received(app: AppName, release: { id: ReleaseId; signers: string[]; bytes: number; files: number }): void
   setState(app: AppName, id: ReleaseId, state: ReleaseState): void
-  /**
-   * Releases that lie on the disk and have no row get one. The order, oldest first, is that of all releases of the app,
-   * adopted ones among those known. Throws when they cannot be written: then they stay as they are, on the disk.
-   */
-  adopt(app: AppName, found: readonly FoundRelease[], order: readonly ReleaseId[]): void
   /** Newest first, pruned ones left out. */
   releases(app: AppName): ReleaseRow[]
 }
@@ -52,10 +36,6 @@ export function releaseLedger(db: DatabaseSync, note: Note): ReleaseLedger {
     setState: db.prepare(
       "UPDATE releases SET state = ?, once_healthy = max(once_healthy, ? = 'healthy'), adopted = min(adopted, ? <> 'healthy') WHERE app = ? AND id = ?",
     ),
-    adopt: db.prepare(
-      'INSERT INTO releases (app, id, state, once_healthy, adopted, received_at, signers, bytes, files) VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?)',
-    ),
-    toEnd: db.prepare('UPDATE releases SET seq = (SELECT max(seq) + 1 FROM releases) WHERE app = ? AND id = ?'),
     releases: db.prepare("SELECT * FROM releases WHERE app = ? AND state <> 'pruned' ORDER BY seq DESC"),
   }
   return {
@@ -71,17 +51,6 @@ export function releaseLedger(db: DatabaseSync, note: Note): ReleaseLedger {
         throw notBegun(app, error)
       }
     },
-    adopt(app, found, order) {
-      inTransaction(db, () => {
-        for (const { id, isCurrent, receivedAt, signers, bytes, files } of found) {
-          sql.again.run(app, id)
-          const [state, adopted] = isCurrent ? ['healthy', 0] : ['assembled', 1]
-          sql.adopt.run(app, id, state, adopted, receivedAt, JSON.stringify(signers), bytes, files)
-        }
-        // Each in turn to the end: that is the order, and no number is used twice.
-        for (const id of order) sql.toEnd.run(app, id)
-      })
-    },
     setState: (app, id, state) =>
       note(`${app} ${id} is ${state}`, () => sql.setState.run(state, state, state, app, id)),
     releases: (app) => sql.releases.all(app).map(parseReleaseRow),
@@ -96,7 +65,7 @@ function parseReleaseRow(row: Row): ReleaseRow {
     onceHealthy: row.once_healthy === 1,
     adopted: row.adopted === 1,
     receivedAt: String(row.received_at),
-    signers: JSON.parse(String(row.signers)) as string[],
+    signers: parsedJson(row.signers, []) as string[],
     bytes: Number(row.bytes),
   }
 }

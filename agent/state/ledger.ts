@@ -1,11 +1,14 @@
+import type { DatabaseSync } from 'node:sqlite'
 import type { Layout } from './layout.ts'
 import { type AppLedger, appLedger } from './ledger-apps.ts'
-import { type ChainLedger, chainLedger } from './ledger-chain.ts'
+import { type ChainLedger, chainLedger, type HeadFile } from './ledger-chain.ts'
 import { type DeployLedger, deployLedger } from './ledger-deploys.ts'
 import { type ExitLedger, exitLedger } from './ledger-exits.ts'
+import { headAt } from './ledger-head.ts'
+import { openAgain, openAnyway } from './ledger-open.ts'
+import { type RebuildLedger, rebuildLedger } from './ledger-rebuild.ts'
 import { type ReleaseLedger, releaseLedger } from './ledger-releases.ts'
-import { type Lost, noting } from './ledger-row.ts'
-import { openDatabase } from './ledger-schema.ts'
+import { type Lost, type Note, noting, unwritable } from './ledger-row.ts'
 import { type TotalsLedger, totalsLedger } from './ledger-totals.ts'
 
 // The record of what happened, in parts by topic. What lies on the disk and what init says stay the truth of what is:
@@ -13,21 +16,64 @@ import { type TotalsLedger, totalsLedger } from './ledger-totals.ts'
 // written: on a full disk a release that failed must still be gone back from, and old ones be removed. So a change that
 // cannot be noted does not begin (`openDeploy`, `received` throw); what it does afterwards goes on, and `lost` is told.
 
-export interface Ledger extends ChainLedger, ReleaseLedger, DeployLedger, ExitLedger, AppLedger, TotalsLedger {
+type Parts = ReleaseLedger & DeployLedger & ExitLedger & AppLedger & ChainLedger & RebuildLedger & TotalsLedger
+
+export interface Ledger extends Parts {
+  /**
+   * Why nothing can be written; undefined when all is well. Until it can be, what the agent does by itself is known to
+   * its memory alone, and no change begins.
+   */
+  readonly trouble: string | undefined
   close(): void
 }
 
+/** Throws only `config_invalid`, for a ledger that a newer agent wrote. */
 export function openLedger(files: Pick<Layout, 'ledgerFile' | 'ledgerHeadFile'>, lost: Lost): Ledger {
-  const { db, beginsChain } = openDatabase(files.ledgerFile)
   const note = noting(lost)
-  const { part, chain } = chainLedger(db, { headFile: files.ledgerHeadFile, beginsChain, note })
+  const head = headAt(files.ledgerHeadFile)
+  const opened = openAnyway(files.ledgerFile)
+  if (opened.trouble === undefined) return onFile(opened, { head, note })
+  const { trouble } = opened
+  lost('all that happens until the ledger can be written', trouble)
+  const ledger = onFile(opened, { head: { ...head, write: () => {} }, note })
+  // The same object, since everybody has it: with the file to write to as soon as there is something to write.
+  const begin = () => {
+    let db: DatabaseSync
+    try {
+      db = openAgain(files.ledgerFile)
+    } catch (cause) {
+      throw unwritable(cause)
+    }
+    ledger.close()
+    Object.assign(ledger, onFile({ db, beginsChain: false, loss: undefined }, { head, note }))
+  }
+  return Object.assign(ledger, {
+    trouble,
+    openDeploy: (...of: Parameters<Ledger['openDeploy']>) => {
+      begin()
+      return ledger.openDeploy(...of)
+    },
+    received: (...of: Parameters<Ledger['received']>) => {
+      begin()
+      ledger.received(...of)
+    },
+  })
+}
+
+function onFile(
+  { db, beginsChain, loss: why }: { db: DatabaseSync; beginsChain: boolean; loss: string | undefined },
+  { head, note }: { head: HeadFile; note: Note },
+): Ledger {
+  const { part, chain } = chainLedger(db, { head, beginsChain, why, note })
   return {
-    ...releaseLedger(db, note),
     ...part,
+    ...releaseLedger(db, note),
     ...deployLedger(db, { note, chain }),
     ...exitLedger(db, note),
     ...appLedger(db, note),
+    ...rebuildLedger(db, chain),
     ...totalsLedger(db),
+    trouble: undefined,
     close: () => db.close(),
   }
 }

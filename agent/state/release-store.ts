@@ -87,6 +87,18 @@ export function parseStored(text: string, { app, id }: { app: AppName; id: Relea
   })
 }
 
+/** Of all its files together, each as large as the manifest says. */
+export function sizeOf({ files }: Manifest): { bytes: number; files: number } {
+  return { files: files.length, bytes: files.reduce((sum, entry) => sum + ('size' in entry ? entry.size : 0), 0) }
+}
+
+/** The signatures that came with it, as many as can be read. */
+export function readSignatures(layout: Layout, app: AppName, id: ReleaseId): string[] {
+  return namesIn(layout.signaturesDir(app, id)).map((_, index) =>
+    readFileSync(layout.signatureFile(app, id, index), 'utf8'),
+  )
+}
+
 /** release.json as it was signed. Throws `release_unknown`. */
 export function readReleaseText(layout: Layout, app: AppName, id: ReleaseId): string {
   try {

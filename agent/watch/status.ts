@@ -9,6 +9,7 @@ import { diskOf, diskState } from '../deploy/room.ts'
 import { servicesOf } from '../deploy/unit.ts'
 import type { InstalledUnit, UnitFacts } from '../init/init-system.ts'
 import { appsOn, currentRelease, readRelease, releasesOn } from '../state/release-store.ts'
+import { ledgerNotes } from './ledger-notes.ts'
 
 // A question, not a memory: the disk, init and the ledger are asked each time, and nothing is kept.
 
@@ -20,6 +21,7 @@ export async function agentStatus(agent: Agent, app: AppName | undefined): Promi
   const [one = 0, five = 0, fifteen = 0] = loadavg()
   const apps = appsOn(agent.layout).filter((name) => app === undefined || name === app)
   const { path, totalBytes, freeBytes, totalInodes, freeInodes } = disk
+  const notes = ledgerNotes(agent.ledger, apps)
   return {
     agent: { version, init: agent.init.name, startedAt: agent.startedAt },
     disk: {
@@ -35,6 +37,7 @@ export async function agentStatus(agent: Agent, app: AppName | undefined): Promi
     memory: { totalBytes: memory.total, availableBytes: memory.available },
     load: [one, five, fifteen],
     apps: await Promise.all(apps.map((name) => appStatus(agent, name))),
+    ...(notes.length === 0 ? {} : { notes }),
   }
 }
 

@@ -45,7 +45,7 @@ export async function status(context: Context, options: { watch?: boolean; check
 
 function exitOf(answers: HostAnswer[], check: boolean): number {
   const problems = answers.flatMap((answer) => problemsOf(answer))
-  if (check) return problems.length > 0 ? FAILURES.unhealthy.exit : 0
+  if (check) return problems.some(({ isWell }) => !isWell) ? FAILURES.unhealthy.exit : 0
   const failure = answers.map(({ answer }) => answer).find((answer) => answer instanceof Failure)
   return failure?.exit ?? 0
 }
@@ -123,8 +123,15 @@ function serviceCells(print: Print, service: ServiceStatus): string[] {
   ]
 }
 
+interface Problem {
+  text: string
+  hint?: string
+  /** It should be known, but nothing is wrong with what runs. */
+  isWell?: boolean
+}
+
 /** What a person should look at, and what to type. Nothing here means all is well. */
-function problemsOf({ answer, asked }: HostAnswer): { text: string; hint?: string }[] {
+function problemsOf({ answer, asked }: HostAnswer): Problem[] {
   if (answer instanceof Failure)
     return [{ text: answer.message, ...(answer.hint === undefined ? {} : { hint: answer.hint }) }]
   const disk =
@@ -139,10 +146,11 @@ function problemsOf({ answer, asked }: HostAnswer): { text: string; hint?: strin
     asked === undefined || answer.apps.length > 0
       ? []
       : [{ text: `${asked} is not on this host`, hint: 'push it there: tarmac push' }]
-  return [...disk, ...absent, ...answer.apps.flatMap(appProblems)]
+  const notes = (answer.notes ?? []).map(({ state, text, hint }) => ({ text, hint, isWell: state !== 'bad' }))
+  return [...disk, ...absent, ...answer.apps.flatMap(appProblems), ...notes]
 }
 
-function appProblems(app: AppStatus): { text: string; hint?: string }[] {
+function appProblems(app: AppStatus): Problem[] {
   const sick = app.services
     .filter(({ state }) => state !== 'running')
     .map(({ name, state, release }) => ({

@@ -48,8 +48,13 @@ test('a release that comes again moves to the end of the order and stays once he
 test('a release that is adopted takes its place among those known, and is of unknown health until it is healthy', (t) => {
   const { ledger, layout } = ledgerIn(t)
   for (const id of [A, C]) ledger.received(APP, { id, ...facts })
+  const receipt = {
+    ...{ app: APP, release: null, service: null, phase: 'rebuilt', reason: 'it was lost', exit: null },
+    ...{ respawns: null, output: [], running: null, undone: [], next: [] },
+  }
+  const rebuilt = { wanted: undefined, code: null, receipt, at }
   const found = { id: B, isCurrent: false, receivedAt: at, signers: [], bytes: 1, files: 1 }
-  ledger.adopt(APP, [found], [A, B, C])
+  ledger.rebuild(APP, { ...rebuilt, found: [found], order: [A, B, C] })
   const told = () => ledger.releases(APP).map(({ id, onceHealthy, adopted }) => [id, onceHealthy, adopted])
   assert.deepEqual(told(), [
     [C, false, false],
@@ -67,7 +72,7 @@ test('a release that is adopted takes its place among those known, and is of unk
   )
   ledger.close()
   const next = openLedger(layout, assert.fail)
-  next.adopt(APP, [{ ...found, id: C, isCurrent: true }], [B, A, C])
+  next.rebuild(APP, { ...rebuilt, found: [{ ...found, id: C, isCurrent: true }], order: [B, A, C] })
   assert.deepEqual(
     next.releases(APP).map(({ id, state, adopted }) => [id, state, adopted]),
     [

@@ -1,0 +1,106 @@
+import { existsSync, statSync } from 'node:fs'
+import { basename } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
+import { pathToFileURL } from 'node:url'
+import { Failure, reasonOf } from '../../shared/failure.ts'
+import { setAside } from './ledger-aside.ts'
+import { Damaged, migrate, openDatabase, quickCheck } from './ledger-schema.ts'
+
+// An agent that cannot use its ledger still has apps to look after. So this always gives one: the file; a new one in the
+// place of a damaged one, which is kept; or, where nothing can be written, a copy in memory.
+
+/** https://www.sqlite.org/rescode.html: a statement of ours does not fit it; malformed; no database; shorter than it says. */
+const DAMAGE: ReadonlySet<unknown> = new Set([1, 11, 26, 522])
+
+/** One page of the smallest size there is: no database is shorter. */
+const MIN_BYTES = 512
+
+export interface OpenedLedger {
+  db: DatabaseSync
+  beginsChain: boolean
+  /** Why the ledger begins anew, if it does. */
+  loss: string | undefined
+  /** Why nothing can be written; what is told to this ledger is then forgotten with the process. */
+  trouble: string | undefined
+}
+
+/** Throws only `config_invalid`, for a ledger that a newer agent wrote. */
+export function openAnyway(file: string): OpenedLedger {
+  const name = basename(file)
+  try {
+    const size = sizeOf(file)
+    if (size === 0 && existsSync(`${file}-wal`)) setAside(file)
+    // SQLite takes the first bytes of one for an empty one, and writes over them.
+    if (size > 0 && size < MIN_BYTES) throw new Damaged(`it has ${size} bytes`)
+    const opened = openDatabase(file)
+    const loss = size > 0 ? undefined : `${name} was missing or empty`
+    return { ...opened, loss, trouble: undefined }
+  } catch (error) {
+    if (error instanceof Failure) throw error
+    if (!isDamage(error)) return openCopy(file, reasonOf(error))
+    return openNew(file, reasonOf(error))
+  }
+}
+
+/** Whether the file can be written by now. Throws why not. */
+export function openAgain(file: string): DatabaseSync {
+  return openDatabase(file).db
+}
+
+function openNew(file: string, why: string): OpenedLedger {
+  const loss = `${basename(file)} was damaged (${why})`
+  try {
+    const kept = setAside(file)
+    return { ...openDatabase(file), loss: `${loss} and is kept as ${basename(kept)}`, trouble: undefined }
+  } catch (error) {
+    return { db: inMemory(undefined), beginsChain: false, loss, trouble: reasonOf(error) }
+  }
+}
+
+function openCopy(file: string, trouble: string): OpenedLedger {
+  const image = imageOf(file)
+  const loss = image === undefined ? `${basename(file)} cannot be read` : undefined
+  return { db: inMemory(image), beginsChain: false, loss, trouble }
+}
+
+/** On a file system where SQLite can make none of the files it wants beside a database, only `immutable` reads one. */
+function imageOf(file: string): Uint8Array | undefined {
+  const immutable = pathToFileURL(file)
+  immutable.searchParams.set('immutable', '1')
+  for (const location of [file, immutable]) {
+    try {
+      const db = new DatabaseSync(location, { readOnly: true })
+      try {
+        quickCheck(db)
+        return db.serialize()
+      } finally {
+        db.close()
+      }
+    } catch {
+      // The next one, or none: what is on the disk is the truth anyway.
+    }
+  }
+  return undefined
+}
+
+function inMemory(image: Uint8Array | undefined): DatabaseSync {
+  const db = new DatabaseSync(':memory:')
+  if (image !== undefined) db.deserialize(withoutWal(image))
+  migrate(db, 'the copy in memory')
+  return db
+}
+
+/** https://www.sqlite.org/fileformat.html#file_format_version_numbers: 2 is WAL, which memory cannot have. */
+function withoutWal(image: Uint8Array): Uint8Array {
+  const plain = image.slice()
+  plain.fill(1, 18, 20)
+  return plain
+}
+
+function isDamage(error: unknown): boolean {
+  return error instanceof Damaged || (error instanceof Error && 'errcode' in error && DAMAGE.has(error.errcode))
+}
+
+function sizeOf(file: string): number {
+  return statSync(file, { throwIfNoEntry: false })?.size ?? 0
+}
