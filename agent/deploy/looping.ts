@@ -18,6 +18,8 @@ export interface Loop {
   why: string
   /** Its last exit, ms since 1970. */
   at: number | undefined
+  /** When it became a loop. */
+  since: number | undefined
 }
 
 /** A loop out of which there is no way, as it was found before anything was stopped. */

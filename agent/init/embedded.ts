@@ -58,7 +58,7 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
         },
         noteRun: (run) => records.update(key, (before) => ({ ...known(before, key), run })),
         report: (exit, respawns) => {
-          for (const listener of listeners) listener({ app, service, slot, exit, respawns })
+          for (const listener of listeners) listener({ app, service, slot, exit, respawns, run: null })
         },
         async socketsOf(unit) {
           if (unit.handover === undefined) return undefined
@@ -165,6 +165,7 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
     onExit(listener) {
       listeners.push(listener)
     },
+    exitsSince: async () => null,
     logs: (query, signal) => readLogs(book, query, AbortSignal.any([signal, closing.signal])),
     forgetRelease: (app: AppName, release: ReleaseId) => book.forget(app, release),
     close() {

@@ -87,6 +87,20 @@ export interface InstalledUnit extends UnitKey {
 export interface UnitExit extends UnitKey {
   exit: ExitFact
   respawns: number
+  /** Init's own name for this run of the process, the same when it is asked later; null where init keeps no record. */
+  run: string | null
+}
+
+/** An exit that init has written down, whoever was there to hear of it. */
+export interface PastExit extends Omit<UnitExit, 'respawns'> {
+  /** Undefined when the slot has been given another one since. */
+  release: ReleaseId | undefined
+}
+
+/** `place` is for the next time: where the record ends now. */
+export interface PastExits {
+  exits: PastExit[]
+  place: string
 }
 
 export interface LogQuery {
@@ -142,6 +156,11 @@ export interface InitSystem {
   installed(app: AppName): Promise<InstalledUnit[]>
   /** Calls back for each exit until `close`; at once, not by polling. */
   onExit(listener: (exit: UnitExit) => void): void
+  /**
+   * Exits of the units there are since a place that was given earlier, oldest first; with none only the place of now.
+   * Null where services end with the agent, so that there is nothing to hear of later.
+   */
+  exitsSince(place: string | null): Promise<PastExits | null>
   /** Oldest first. */
   logs(query: LogQuery, signal: AbortSignal): AsyncIterable<LogLine>
   /** A release was pruned: logs that init keeps itself go with it. journald has caps of its own. */

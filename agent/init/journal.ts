@@ -64,7 +64,7 @@ async function knownServices(services: readonly ServiceName[]): Promise<ServiceN
 }
 
 /** Waits until journald has read what processes wrote before: the last words of one that just died come last. */
-async function syncJournal(): Promise<void> {
+export async function syncJournal(): Promise<void> {
   try {
     await run(['journalctl', '--sync'], { timeoutMs: SYNC_TIMEOUT_MS })
   } catch (error) {

@@ -15,6 +15,8 @@ export function createExits(keyOf: (unit: string) => UnitKey | undefined) {
   const listeners: ((exit: UnitExit) => void)[] = []
   const lastExits = new Map<string, number>()
   const subStates = new Map<string, string>()
+  /** Exits whose run is not known yet. */
+  const pending = new Map<string, Properties>()
 
   const isNew = (unit: string, properties: Properties) => {
     const at = number(properties, 'ExecMainExitTimestampMonotonic')
@@ -27,15 +29,24 @@ export function createExits(keyOf: (unit: string) => UnitKey | undefined) {
     const exit = exitOf(properties)
     if (key === undefined || exit === undefined) return
     const { app, service, slot } = key
-    const told = { app, service, slot, exit, respawns: number(properties, 'NRestarts') }
+    const run = runOf(properties)
+    const told = { app, service, slot, exit, respawns: number(properties, 'NRestarts'), run }
     for (const listener of listeners) listener(told)
   }
   return {
     listen: (listener: (exit: UnitExit) => void) => void listeners.push(listener),
-    /** systemd sends the Service properties before the Unit ones: the SubState known here is the one before the exit. */
+    /**
+     * systemd sends the Service properties before the Unit ones: the SubState known at the first is the one before the
+     * exit, and the second, which come at once, say which run it was.
+     */
     changed: (unit: string, changed: Properties) => {
-      if (isNew(unit, changed) && !STOPPING.test(subStates.get(unit) ?? '')) report(unit, changed)
-      if (typeof changed.SubState === 'string') subStates.set(unit, changed.SubState)
+      if (isNew(unit, changed) && !STOPPING.test(subStates.get(unit) ?? '')) pending.set(unit, changed)
+      if (typeof changed.SubState !== 'string') return
+      subStates.set(unit, changed.SubState)
+      const exited = pending.get(unit)
+      if (exited === undefined) return
+      pending.delete(unit)
+      report(unit, { ...changed, ...exited })
     },
     /** We are about to stop it: a busy systemd may tell of the stop and of the exit in one signal. */
     expectStop: (unit: string) => void subStates.set(unit, 'stop'),
@@ -52,6 +63,13 @@ export function createExits(keyOf: (unit: string) => UnitKey | undefined) {
     forget: (unit: string) => {
       lastExits.delete(unit)
       subStates.delete(unit)
+      pending.delete(unit)
     },
   }
+}
+
+/** The invocation ID as the journal writes it. */
+function runOf({ InvocationID: id }: Properties): string | null {
+  const isThere = (Buffer.isBuffer(id) || Array.isArray(id)) && id.length > 0
+  return isThere ? Buffer.from(id).toString('hex') : null
 }

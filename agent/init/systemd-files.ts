@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs'
+import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { isErrno } from '../../shared/failure.ts'
 import type { InstalledUnit } from './init-system.ts'
@@ -24,6 +24,15 @@ export function installedIn(unitDir: string, app: string): InstalledUnit[] {
 export function ownerOf(unitDir: string, unit: string): UnitOwner | undefined {
   const text = readIfThere(join(unitDir, unit))
   return text === undefined ? undefined : unitOwner(text)
+}
+
+/** The same with the release that it had at that time, ms since 1970; undefined when that was an earlier one. */
+export function ownerThen(unitDir: string, unit: string, atMs: number): InstalledUnit | undefined {
+  const owner = ownerOf(unitDir, unit)
+  if (owner === undefined) return undefined
+  const { app, service, slot, release } = owner
+  // The file was written before the release that it names was started.
+  return { app, service, slot, release: atMs < statSync(join(unitDir, unit)).mtimeMs ? undefined : release }
 }
 
 // Synchronous: 3 KB of text, asked for within a signal, where the order of exits must stay.

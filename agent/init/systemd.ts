@@ -1,18 +1,20 @@
 import { readdirSync } from 'node:fs'
-import { mkdir, readFile } from 'node:fs/promises'
+import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Failure, isErrno } from '../../shared/failure.ts'
+import { Failure } from '../../shared/failure.ts'
 import { run } from '../run.ts'
 import { removeTemporaries, removeTree, writeWhole } from '../state/disk.ts'
 import { ensureAccount } from './accounts.ts'
-import { type InitSystem, type LogQuery, NO_UNIT, type UnitFacts, type UnitKey, type UnitSpec } from './init-system.ts'
+import { type InitSystem, type LogQuery, NO_UNIT, type UnitKey, type UnitSpec } from './init-system.ts'
 import { readJournal } from './journal.ts'
+import { exitsInJournal } from './journal-exits.ts'
 import { connectSystemd, type Properties, type SystemdBus } from './systemd-bus.ts'
 import { envText } from './systemd-escape.ts'
 import { createExits } from './systemd-exits.ts'
 import { factsOf, number, startFailure } from './systemd-facts.ts'
 import { installedIn, ownerOf, readIfThere, unitsIn } from './systemd-files.ts'
+import { withMemory } from './systemd-memory.ts'
 import { privateName, privateSockets, privateText } from './systemd-socket-unit.ts'
 import { createPorts } from './systemd-sockets.ts'
 import { OLDEST_SYSTEMD, parseUnitName, type UnitOwner, unitName, unitOwner, unitText } from './systemd-unit.ts'
@@ -88,6 +90,7 @@ export async function createSystemd({
     },
     remove: (key) => slots.remove(key).then(() => ports.forget(key)),
     onExit: exits.listen,
+    exitsSince: (place) => exitsInJournal(unitDir, place),
     logs: (query: LogQuery, signal: AbortSignal) => {
       const services = installedIn(unitDir, query.app).map(({ service }) => service)
       return readJournal(query, { services, signal })
@@ -233,17 +236,4 @@ function createSlots({ unitDir, bus, expectStop, forget }: Parts): Slots {
 
 function systemctl(args: string[], options: { timeoutMs?: number; okExits?: number[] } = {}) {
   return run(['systemctl', '--no-ask-password', ...args], { timeoutMs: SYSTEMCTL_TIMEOUT_MS, ...options })
-}
-
-/** Without the memory controller systemd says "not set"; the kernel knows at least about the main process. */
-async function withMemory(facts: UnitFacts): Promise<UnitFacts> {
-  if (facts.pid === undefined || facts.memoryBytes !== undefined) return facts
-  try {
-    const [, kilobytes] = /^VmRSS:\s+(\d+) kB$/m.exec(await readFile(`/proc/${facts.pid}/status`, 'utf8')) ?? []
-    return kilobytes === undefined ? facts : { ...facts, memoryBytes: Number(kilobytes) * 1024 }
-  } catch (error) {
-    // It has ended in the meantime.
-    if (isErrno(error, 'ENOENT', 'ESRCH')) return facts
-    throw error
-  }
 }

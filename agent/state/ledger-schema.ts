@@ -46,6 +46,11 @@ ALTER TABLE deploys ADD COLUMN hash TEXT;
 CREATE UNIQUE INDEX deploys_by_chain ON deploys (chain);
 `,
   chainEarlier,
+  `
+ALTER TABLE exits ADD COLUMN run TEXT;
+CREATE UNIQUE INDEX exits_by_run ON exits (run);
+CREATE TABLE exits_read (id INTEGER PRIMARY KEY CHECK (id = 1), place TEXT NOT NULL) STRICT;
+`,
 ]
 
 /** What is there is no ledger of ours any more. */

@@ -20,9 +20,9 @@ export interface ServiceFacts {
   service: ServiceName
   state: UnitFacts['state']
   respawns: number
-  /** Unasked exits of the current release within the window, and since somebody last changed it. */
-  exits: number
-  /** The last of them, in ms since 1970: the loop is as old as this. */
+  /** When the current release ended unasked, since somebody last changed it: ms since 1970, newest first. */
+  exits: readonly number[]
+  /** The last that init or the ledger knows of. */
   lastExitAt: number | undefined
 }
 
@@ -54,15 +54,15 @@ export type Loops = readonly [Loop, ...Loop[]]
  * that says no ends in "stay down", with the reason.
  */
 export function planLoop(facts: LoopFacts, limits: LoopLimits): Verdict {
-  const [first, ...more] = facts.services.flatMap((service) => loopOf(service, limits))
+  const [first, ...more] = facts.services.flatMap((service) => loopOf(service, facts.now, limits))
   if (first === undefined) return { act: 'nothing' }
   const loops: Loops = [first, ...more]
   const { landed, tries } = lastSwitch(facts)
   if (isSpent(tries, facts.current)) {
     return { act: 'stay-down', loops, why: 'it was rolled back once since the last push: that is not repeated' }
   }
-  const at = Math.min(...loops.map(({ at }) => at ?? facts.now))
-  if (landed?.to !== facts.current || at - Date.parse(landed.endedAt) > limits.probationMs) {
+  const since = Math.min(...loops.map(({ since }) => since ?? facts.now))
+  if (landed?.to !== facts.current || since - Date.parse(landed.endedAt) > limits.probationMs) {
     return { act: 'stay-down', loops, why: 'its probation is over: only a person can say what is better' }
   }
   const to = previousGood(facts.releases, facts.current)
@@ -75,14 +75,35 @@ export function isNewLoop(loops: Loops, lastGaveUp: string | null): boolean {
   return lastGaveUp === null || loops.some(({ at }) => at !== undefined && at > Date.parse(lastGaveUp))
 }
 
-function loopOf({ service, state, respawns, exits, lastExitAt }: ServiceFacts, limits: LoopLimits): Loop[] {
+function loopOf(
+  { service, state, respawns, exits, lastExitAt }: ServiceFacts,
+  now: number,
+  limits: LoopLimits,
+): Loop[] {
+  const loop = { service, at: lastExitAt }
   if (state === 'gave-up') {
-    return [{ service, at: lastExitAt, why: `was given up in a crash loop, after ${respawns} respawns` }]
+    return [{ ...loop, since: lastExitAt, why: `was given up in a crash loop, after ${respawns} respawns` }]
   }
   // What was stopped loops no more, whoever stopped it.
   const isAlive = state === 'running' || state === 'starting' || state === 'respawning'
-  if (!isAlive || exits < limits.exits) return []
-  return [{ service, at: lastExitAt, why: `is in a crash loop: ${exits} exits within ${limits.withinMs / 1000} s` }]
+  const recent = exits.filter((at) => at >= now - limits.withinMs).length
+  if (!isAlive || recent < limits.exits) return []
+  const why = `is in a crash loop: ${recent} exits within ${limits.withinMs / 1000} s`
+  return [{ ...loop, since: loopingSince(exits, limits), why }]
+}
+
+/**
+ * When the exits that go on until now became a loop. Seen as they happen that is the newest of them; one that went on
+ * while nobody looked may have begun long before.
+ */
+function loopingSince(exits: readonly number[], limits: LoopLimits): number | undefined {
+  let since = exits[0]
+  for (const [index, at] of exits.entries()) {
+    const first = exits[index + limits.exits - 1]
+    if (first === undefined || at - first > limits.withinMs) break
+    since = at
+  }
+  return since
 }
 
 /** The last switch a person asked for that came to its end, and what the agent did by itself since. */

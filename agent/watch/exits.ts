@@ -1,5 +1,4 @@
 import type { AppName, ReleaseId } from '../../shared/names.ts'
-import type { ExitFact } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import type { UnitExit, UnitKey } from '../init/init-system.ts'
 import { readRelease } from '../state/release-store.ts'
@@ -18,20 +17,23 @@ export function watchExits(agent: Agent, look: (app: AppName) => void): void {
   })
 }
 
-/** Writes down the last exit of a unit that gave up while no agent was there to see it; false when one was. */
-export function recordMissed({ ledger }: Pick<Agent, 'ledger'>, unit: Served, exit: ExitFact | undefined): boolean {
-  const known = ledger.lastExit(unit.app, unit.service, unit.release)
-  if (exit === undefined || (known !== null && known.at >= exit.at)) return false
-  ledger.recordExit(unit.app, unit.service, unit.release, exit)
-  return true
+/** Writes down what ended while no agent was there to see it, so that a loop of that time is one, too. */
+export async function recordMissed({ init, ledger }: Pick<Agent, 'init' | 'ledger'>): Promise<void> {
+  const past = await init.exitsSince(ledger.exitsReadTo())
+  if (past === null) return
+  const exits = past.exits.map(({ app, service, release, exit, run }) => ({
+    ...{ app, service, exit, run },
+    release: release ?? null,
+  }))
+  ledger.recordMissed(exits, past.place)
 }
 
 /** Init says which release a slot holds: while a change is under way, both are there and either may end. */
-async function record(agent: Agent, { app, service, slot, exit, respawns }: UnitExit): Promise<void> {
+async function record(agent: Agent, { app, service, slot, exit, respawns, run }: UnitExit): Promise<void> {
   const { init, ledger, log } = agent
   const units = await init.installed(app)
   const release = units.find((unit) => unit.service === service && unit.slot === slot)?.release ?? null
-  ledger.recordExit(app, service, release, exit)
+  ledger.recordExit({ app, service, release, exit, run })
   log.warn({ app, service, slot, release, respawns, code: exit.code, signal: exit.signal, oom: exit.oom }, 'exit')
   if (release !== null) await endLoop(agent, { app, service, slot }, release)
 }

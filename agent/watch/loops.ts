@@ -144,22 +144,12 @@ export function watchLoops(agent: Agent, tell: (news: News) => void): LoopWatch 
     tell(news)
   }
 
-  async function catchUp(app: AppName): Promise<void> {
-    for (const unit of await servedBy(agent, app)) {
-      const { state, lastExit } = await init.facts(unit)
-      if (state === 'gave-up') recordMissed(agent, unit, lastExit)
-    }
-  }
-
   return {
     look,
     async begin() {
-      const apps = appsOn(layout)
-      for (const app of apps) {
-        await catchUp(app).catch((err: unknown) => log.error({ app, err }, 'missed exits could not be read'))
-      }
+      await recordMissed(agent).catch((err: unknown) => log.error({ err }, 'missed exits could not be read'))
       on = true
-      for (const app of apps) look(app)
+      for (const app of appsOn(layout)) look(app)
     },
     end() {
       on = false
@@ -183,20 +173,18 @@ async function judge(agent: Agent, app: AppName, limits: LoopLimits): Promise<Ju
   const release = serving[0]?.release
   if (release === undefined) return undefined
   const units = await Promise.all(serving.map(async (unit) => ({ unit, facts: await init.facts(unit) })))
-  const now = Date.now()
-  const windowBegan = new Date(now - limits.withinMs).toISOString()
   const changed = ledger.lastChangeOf(app, release)
   // A unit that gave up keeps its state through a stop; but who said stop wants nothing started.
   if (changed?.kind === 'stop') return undefined
-  const since = changed !== null && changed.endedAt > windowBegan ? changed.endedAt : windowBegan
+  const since = changed?.endedAt ?? ''
   const services = units.map(({ unit: { service }, facts: { state, respawns, lastExit } }): ServiceFacts => {
     const last = lastExit?.at ?? ledger.lastExit(app, service, release)?.at
     const lastExitAt = last === undefined ? undefined : Date.parse(last)
-    return { service, state, respawns, exits: ledger.exitsOf(app, service, { release, since }), lastExitAt }
+    return { service, state, respawns, exits: ledger.exitTimes(app, service, { release, since }), lastExitAt }
   })
   const onDisk = new Set(releasesOn(layout, app))
   const releases = ledger.releases(app).filter(({ id }) => onDisk.has(id))
-  const facts = { current: release, services, switches: ledger.switches(app), releases, now }
+  const facts = { current: release, services, switches: ledger.switches(app), releases, now: Date.now() }
   return {
     app,
     release,

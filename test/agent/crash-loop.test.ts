@@ -16,7 +16,12 @@ const NOW = Date.parse('2026-11-22T12:00:00.000Z')
 const ago = (minutes: number) => new Date(NOW - minutes * MINUTE).toISOString()
 
 function service(of: Partial<ServiceFacts> = {}): ServiceFacts {
-  return { service: WEB, state: 'gave-up', respawns: 5, exits: 5, lastExitAt: NOW, ...of }
+  return { service: WEB, state: 'gave-up', respawns: 5, exits: exits(5), lastExitAt: NOW, ...of }
+}
+
+/** So many, `everyMs` apart, the newest so many minutes ago. */
+function exits(count: number, { everyMs = 20_000, minutesAgo = 0 } = {}): number[] {
+  return Array.from({ length: count }, (_, index) => NOW - minutesAgo * MINUTE - index * everyMs)
 }
 
 /** B was pushed a minute ago over the good A, and loops. */
@@ -49,14 +54,14 @@ const NONE = 'there is no good release to go back to'
 
 const TABLE: [title: string, of: Partial<LoopFacts>, verdict: string][] = [
   ['what init gave up in probation goes back', {}, `to ${A}`],
-  ['what runs and stays up is left alone', { services: [service({ state: 'running', exits: 0 })] }, 'nothing'],
-  ['four exits are no loop', { services: [service({ state: 'running', exits: 4 })] }, 'nothing'],
-  ['five are one, also between two of them', { services: [service({ state: 'running', exits: 5 })] }, `to ${A}`],
-  ['five are one, also before a respawn', { services: [service({ state: 'respawning', exits: 5 })] }, `to ${A}`],
-  ['what was stopped loops no more', { services: [service({ state: 'stopped', exits: 9 })] }, 'nothing'],
+  ['what runs and stays up is left alone', { services: [service({ state: 'running', exits: exits(0) })] }, 'nothing'],
+  ['four exits are no loop', { services: [service({ state: 'running', exits: exits(4) })] }, 'nothing'],
+  ['five are one, also between two of them', { services: [service({ state: 'running', exits: exits(5) })] }, `to ${A}`],
+  ['five are one, also before a respawn', { services: [service({ state: 'respawning', exits: exits(5) })] }, `to ${A}`],
+  ['what was stopped loops no more', { services: [service({ state: 'stopped', exits: exits(9) })] }, 'nothing'],
   [
     'one looping service of two is enough',
-    { services: [service({ state: 'running', exits: 0 }), service()] },
+    { services: [service({ state: 'running', exits: exits(0) }), service()] },
     `to ${A}`,
   ],
   [
@@ -71,6 +76,27 @@ const TABLE: [title: string, of: Partial<LoopFacts>, verdict: string][] = [
       switches: [{ kind: 'push', to: B, result: 'done', endedAt: ago(55) }],
     },
     `to ${A}`,
+  ],
+  [
+    'five that took longer than the window are none',
+    { services: [service({ state: 'running', exits: exits(5, { everyMs: 3 * MINUTE }) })] },
+    'nothing',
+  ],
+  [
+    'one that began in probation and went on for an hour with nobody to see it goes back',
+    {
+      services: [service({ state: 'running', exits: exits(180) })],
+      switches: [{ kind: 'push', to: B, result: 'done', endedAt: ago(62) }],
+    },
+    `to ${A}`,
+  ],
+  [
+    'one that began after it does not, whatever happened in it',
+    {
+      services: [service({ state: 'running', exits: [...exits(30), ...exits(4, { minutesAgo: 55 })] })],
+      switches: [{ kind: 'push', to: B, result: 'done', endedAt: ago(62) }],
+    },
+    OVER,
   ],
   [
     'a rollback by a person begins a probation too',
@@ -137,7 +163,7 @@ const TABLE: [title: string, of: Partial<LoopFacts>, verdict: string][] = [
 for (const [title, of, verdict] of TABLE) test(title, () => assert.equal(verdictOf(of), verdict))
 
 test('a loop is news until it was written down, and again when it went on after that', () => {
-  const loop = (at: number | undefined) => [{ service: WEB, why: '', at }] as const
+  const loop = (at: number | undefined) => [{ service: WEB, why: '', at, since: at }] as const
   assert.ok(isNewLoop(loop(NOW), null))
   assert.ok(isNewLoop(loop(undefined), null))
   assert.ok(!isNewLoop(loop(NOW), ago(0)))
@@ -160,7 +186,7 @@ const anyFacts: fc.Arbitrary<LoopFacts> = fc.record({
       service: fc.constant(WEB),
       state: fc.constantFrom('running' as const, 'respawning' as const, 'stopped' as const, 'gave-up' as const),
       respawns: fc.nat(9),
-      exits: fc.nat(9),
+      exits: fc.nat(9).map((count) => exits(count)),
       lastExitAt: fc.option(fc.integer({ min: NOW - 30 * MINUTE, max: NOW }), { nil: undefined }),
     }),
     { maxLength: 3 },

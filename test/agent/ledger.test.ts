@@ -117,13 +117,37 @@ test('exits are counted per service from a time on', (t) => {
   const { ledger } = ledgerIn(t)
   for (const minute of [10, 20, 30]) {
     const exit = { code: minute, signal: null, oom: false, at: `2026-11-22T23:${minute}:00.000Z` }
-    ledger.recordExit(APP, WEB, A, exit)
+    ledger.recordExit({ app: APP, service: WEB, release: A, exit, run: null })
   }
   assert.equal(ledger.exitsSince(APP, WEB, '2026-11-22T23:20:00.000Z'), 2)
+  assert.deepEqual(
+    ledger
+      .exitTimes(APP, WEB, { release: A, since: '2026-11-22T23:20:00.000Z' })
+      .map((ms) => new Date(ms).getMinutes()),
+    [30, 20],
+  )
   assert.equal(ledger.exitsSince(APP, parseServiceName('worker'), at), 0)
   assert.equal(ledger.lastExit(APP, WEB, A)?.code, 30)
   assert.equal(ledger.lastExit(APP, WEB, B), null)
   ledger.close()
+})
+
+test('an exit that was heard of is not counted again when init is asked later, and what is older is no news', (t) => {
+  const { ledger, layout } = ledgerIn(t)
+  const exitAt = (minute: number, run: string) => ({
+    ...{ app: APP, service: WEB, release: A, run },
+    exit: { code: minute, signal: null, oom: false, at: `2026-11-22T23:${minute}:00.000Z` },
+  })
+  assert.equal(ledger.exitsReadTo(), null)
+  ledger.recordExit(exitAt(30, 'c'))
+  ledger.recordMissed([exitAt(10, 'a'), exitAt(20, 'b'), exitAt(30, 'c')], 'one')
+  ledger.recordMissed([exitAt(20, 'b')], 'two')
+  assert.equal(ledger.exitsSince(APP, WEB, at.slice(0, 10)), 3)
+  assert.equal(ledger.lastExit(APP, WEB, A)?.code, 30)
+  ledger.close()
+  const next = openLedger(layout, assert.fail)
+  assert.equal(next.exitsReadTo(), 'two')
+  next.close()
 })
 
 test('the ledger and what SQLite puts beside it are for the agent alone, also one made before', (t) => {
@@ -147,7 +171,8 @@ test('once the ledger takes nothing more, a change cannot begin, but one under w
   ledger.setState(APP, A, 'failed')
   ledger.setWanted(APP, A)
   ledger.setBytesOnDisk(APP, 1)
-  ledger.recordExit(APP, WEB, A, { code: 1, signal: null, oom: false, at })
+  const exit = { code: 1, signal: null, oom: false, at }
+  ledger.recordExit({ app: APP, service: WEB, release: A, exit, run: null })
   ledger.closeDeploy(id, { to: A, result: 'failed', code: null, seconds: 1, gapMs: 1, steps: [], receipt: null, at })
   assert.equal(lost.length, 5)
   assert.match(lost[0] ?? '', /shop 20261122T233851Z-0000000a is failed/)

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { availableParallelism, loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -17,8 +17,9 @@ const PORT = 3000
 const WEBHOOK_PORT = 9009
 /** Of a release that dies for good, from the writing of it: about 5 s after its switch. */
 const LIVES_MS = 8_000
-/** What the agent may take from init's giving up to the older release serving. */
+/** What the agent may take from init's giving up to the older release serving, on a machine that has a core for it. */
 const BACK_MS = 2_000
+const BACK_LOADED_MS = 10_000
 /** Longer than LIVES_MS and five starts a second apart, on a loaded machine. */
 const PATIENCE_MS = 40_000
 const QUIET_MS = 4_000
@@ -65,7 +66,8 @@ for (const mode of ['restart', 'slots'] as const) {
       const lastExit = Date.parse(entry?.receipt?.exit?.at ?? '')
       const tookMs = Date.parse(switched) - (Number.isNaN(gaveUp) ? lastExit : gaveUp)
       t.diagnostic(`${mode}: it served again ${Math.round(tookMs)} ms after init gave up, gap ${entry?.gapMs} ms`)
-      assert.ok(tookMs < BACK_MS, `${tookMs} ms`)
+      const isLoaded = (loadavg()[0] ?? 0) > availableParallelism()
+      assert.ok(tookMs < (isLoaded ? BACK_LOADED_MS : BACK_MS), `${tookMs} ms`)
       const { wanted, running, services } = await status()
       assert.deepEqual([wanted, services[0]?.state, running], [pushed, 'degraded', entry?.to])
       assert.ok(!(await isGreen()))
@@ -122,17 +124,38 @@ for (const mode of ['restart', 'slots'] as const) {
       assert.equal(await host.get(PORT), '6')
     })
 
+    const slowLoop = async () => {
+      await push(app('6a', { everyMs: 1_000 }))
+      const pushed = (await status()).wanted
+      await machine.run(['systemctl', 'stop', 'tarmac-agent'])
+      const unit = /^\S+/.exec(
+        await machine.run(['systemctl', 'list-units', '--plain', '--no-legend', '--type=service', 'tarmac-*@*']),
+      )
+      const asked = ['systemctl', 'show', '-p', 'NRestarts', '--value', unit?.[0] ?? '']
+      await until('six exits', async () => Number(await machine.run(asked)) >= 6)
+      await machine.run(['systemctl', 'start', 'tarmac-agent'])
+      await host.awaitAgent()
+      await back('6', 4)
+      const [entry] = await deploys()
+      assert.deepEqual([entry?.kind, entry?.result, entry?.from], ['auto-rollback', 'done', pushed])
+      assert.match(entry?.receipt?.reason ?? '', /^web is in a crash loop: \d+ exits within 60 s/)
+      await push(app('6'))
+      assert.ok(await isGreen())
+    }
+    // The journal tells it, whatever the mode: it is enough to wait for it once.
+    if (mode === 'restart') await t.test('a slow loop while the agent was away is called at its start', slowLoop)
+
     await t.test('when the one it went back to loops too, it stays down and says so', async () => {
       await push(app('7', { poison: true }))
       await push(app('8', { until: Date.now() + LIVES_MS }))
-      await back('7', 4)
+      await back('7', told.filter(({ event }) => event === 'auto-rollback').length + 1)
       told.length = 0
       await machine.writeFile('/var/poison', '')
       await until('the news', async () => told.length > 0)
       assert.match(told[0]?.text ?? '', /stays down: it was rolled back once since the last push/)
       await until('the verdict', async () => (await changes())[0] === 'gave-up failed')
       await sleep(QUIET_MS)
-      assert.equal((await changes()).filter((change) => change.startsWith('auto-rollback')).length, 4)
+      assert.deepEqual((await changes()).slice(0, 2), ['gave-up failed', 'auto-rollback done'], 'once')
       assert.deepEqual([(await status()).services[0]?.state, (await status()).running], ['crash-looping', null])
       await machine.run(['systemctl', 'restart', 'tarmac-agent'])
       await host.awaitAgent()

@@ -74,10 +74,13 @@ test('exits are told once through daemon-reload, daemon-reexec and a new message
 })
 
 test('a stop or restart by hand is no exit to report', async (t) => {
-  const trial = await beginTrial(t, makeSystemd, { program: 'trap "exit 1" TERM; while :; do sleep 0.1; done' })
+  const program = 'trap "exit 1" TERM; echo up >> "$OUT/ups"; while :; do sleep 0.1; done'
+  const trial = await beginTrial(t, makeSystemd, { program })
   await started(trial)
   const unit = unitName(trial.key)
-  await sh(`systemctl restart ${unit}; systemctl stop ${unit}`)
+  await sh(`systemctl restart ${unit}`)
+  await eventually('its trap', async () => ((await linesOf(trial, 'ups')).length === 2 ? true : undefined))
+  await sh(`systemctl stop ${unit}`)
   assert.equal(
     (await trial.init.facts(trial.key)).state,
     'failed',
@@ -85,6 +88,55 @@ test('a stop or restart by hand is no exit to report', async (t) => {
   )
   await sleep(500)
   assert.deepEqual(trial.exits, [])
+})
+
+test('exits that nobody listened to are found in the journal, once, and stops are none', async (t) => {
+  const trial = await beginTrial(t, makeSystemd, {
+    program: 'trap "exit 1" TERM; [ -e "$OUT/well" ] && rm "$OUT/well" && exit 0; while :; do sleep 0.1; done',
+    spec: { restart: { attempts: 50, withinMs: 30_000, delayMs: 100 } },
+  })
+  const place = (await trial.init.exitsSince(null))?.place ?? null
+  await started(trial)
+  const unit = unitName(trial.key)
+  const pidAfter = (before: number | undefined) =>
+    eventually('the next one', async () => {
+      const { pid, state } = await trial.init.facts(trial.key)
+      return state === 'running' && pid !== before ? pid : undefined
+    })
+  const pids = [await pidAfter(undefined)]
+  for (const how of ['SIGKILL', 'SIGSEGV', 'SIGTERM'] as const) {
+    if (how === 'SIGTERM') await writeFile(join(trial.out, 'well'), '')
+    process.kill(pids.at(-1) ?? 0, how)
+    if (how !== 'SIGTERM') pids.push(await pidAfter(pids.at(-1)))
+  }
+  await eventually('the clean one', async () => (trial.exits.length === 4 ? true : undefined))
+  await eventually('running', () => factsWhen(trial, 'running'))
+  await sh(`systemctl restart ${unit}; systemctl stop ${unit}`)
+
+  const past = (await trial.init.exitsSince(place)) ?? assert.fail('systemd keeps a journal')
+  assert.deepEqual(
+    past.exits.map(({ exit: { code, signal } }) => signal ?? code),
+    ['SIGKILL', 'SIGSEGV', 1, 0],
+  )
+  assert.deepEqual(
+    past.exits.map(({ run }) => run),
+    trial.exits.map(({ run }) => run),
+    'the runs have the names that they had when they were told at once',
+  )
+  assert.equal(new Set(past.exits.map(({ run }) => run)).size, 4)
+  for (const [index, { app, service, slot, release, exit }] of past.exits.entries()) {
+    assert.deepEqual({ app, service, slot, release }, { ...trial.key, release: trial.unit.release })
+    const seen = Date.parse(trial.exits[index]?.exit.at ?? '')
+    assert.ok(Math.abs(Date.parse(exit.at) - seen) < 100, `${exit.at} and ${seen}`)
+  }
+  assert.deepEqual((await trial.init.exitsSince(past.place))?.exits, [])
+  await trial.init.install(trial.unit)
+  const older = (await trial.init.exitsSince(place))?.exits ?? []
+  assert.deepEqual(
+    older.map(({ release }) => release),
+    [undefined, undefined, undefined, undefined],
+    'the slot was given a release after them, which they cannot have been of',
+  )
 })
 
 test('a loop of clean exits is given up as well', async (t) => {
