@@ -146,7 +146,9 @@ function limits({ spec }: UnitSpec, systemdVersion: number): string {
 }
 
 // Exposure 1.1 by systemd-analyze security, with all of Node's features working. Not here, because they break Node:
-// MemoryDenyWriteExecute (V8 compiles at run time) and ProcSubset=pid (os.cpus() would be empty).
+// MemoryDenyWriteExecute (V8 compiles at run time) and ProcSubset=pid (os.cpus() would be empty). @setuid stays allowed:
+// gunicorn's workers set the user they are already, and do not start when even that is denied. Any other is denied
+// by the kernel, with no capability to do it.
 const SANDBOX = `NoNewPrivileges=yes
 CapabilityBoundingSet=
 AmbientCapabilities=
@@ -174,6 +176,7 @@ KeyringMode=private
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
+SystemCallFilter=@setuid
 SystemCallErrorNumber=EPERM`
 
 // Nothing of any app is visible but this release and, at their own paths, the directories this app may write.
