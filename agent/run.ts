@@ -123,6 +123,30 @@ export function spawnService({
   })
 }
 
+/** A bare Node is there in 40 ms; on a swapping host in a second or two. */
+const LISTEN_TIMEOUT_MS = 20_000
+/** What net.core.somaxconn cuts to the machine's limit; servers set it anew when they listen themselves. */
+const LISTEN_BACKLOG = 511
+
+/**
+ * listen(2) on a bound socket without ever accepting from it, which libuv can only do together: another process, to
+ * which the socket belongs too, listens and ends before its event loop turns once.
+ */
+export function listenOn(fd: number): Promise<void> {
+  const script = `process.exit(-require('node:net')._createServerHandle(null,null,null,3).listen(${LISTEN_BACKLOG}))`
+  const argv = [process.execPath, '-e', script]
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, argv.slice(1), {
+      env: PROGRAM_ENV,
+      stdio: ['ignore', 'ignore', 'ignore', fd],
+      timeout: LISTEN_TIMEOUT_MS,
+      killSignal: 'SIGKILL',
+    })
+    child.once('error', (cause) => reject(programFailed(argv, 'did not run', { said: reasonOf(cause), cause })))
+    child.once('exit', (code) => (code === 0 ? resolve() : reject(programFailed(argv, `exited ${code}`, { said: '' }))))
+  })
+}
+
 /**
  * The lines of a program that may run on for ever. Ends when the program does or the signal aborts; the program is
  * killed when the reader stops reading. Throws `program_failed` when it fails by itself.

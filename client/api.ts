@@ -1,11 +1,11 @@
 import type { Readable } from 'node:stream'
 import type { ReadableStream } from 'node:stream/web'
 import { Failure, failureFrom, reasonOf } from '../shared/failure.ts'
+import type { LedgerReport } from '../shared/ledger-report.ts'
 import type { AppName, ReleaseId } from '../shared/names.ts'
 import {
   type AgentStatus,
   type DeployEntry,
-  type LedgerReport,
   type Line,
   type LogAnswer,
   type LogLine,
@@ -35,8 +35,14 @@ export async function missing(
   return (await json(connection, 'POST', paths.missing(app), head)) as MissingAnswer
 }
 
-export function push(connection: Connection, app: AppName, bundle: AsyncIterable<Buffer>): AsyncGenerator<Line> {
-  return lines(connection, 'POST', paths.releases(app), { stream: bundle, type: BUNDLE_TYPE })
+/** `maxGapMs`: a longer gap in the switch fails the push. */
+export function push(
+  connection: Connection,
+  app: AppName,
+  { bundle, maxGapMs }: { bundle: AsyncIterable<Buffer>; maxGapMs: number | undefined },
+): AsyncGenerator<Line> {
+  const query = maxGapMs === undefined ? '' : `?maxGapMs=${maxGapMs}`
+  return lines(connection, 'POST', `${paths.releases(app)}${query}`, { stream: bundle, type: BUNDLE_TYPE })
 }
 
 export function rollback(connection: Connection, app: AppName, release: ReleaseId | undefined): AsyncGenerator<Line> {

@@ -109,7 +109,8 @@ function addChanges(program: Command, run: Run): void {
     .description('build, pack, sign, upload and switch; follows to the truth')
     .argument('[path]', 'a directory, a .tar.gz or a .tarmac bundle (default: the project)')
     .option('--force', 'a new release even when the same content runs already')
-    .action((path: string | undefined, options: { force?: boolean }) =>
+    .option('--max-gap <time>', 'go back when callers notice a longer gap than this: 0, 500ms')
+    .action((path: string | undefined, options: { force?: boolean; maxGap?: string }) =>
       run(async (context) => (await import('./commands/push.ts')).push(context, path, options)),
     )
   program

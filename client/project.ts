@@ -1,29 +1,17 @@
 import { readFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
-import { parse as parseShell } from 'shell-quote'
 import { parse as parseToml } from 'smol-toml'
 import * as v from 'valibot'
-import { parseBytes, parseDurationMs } from '../shared/duration.ts'
 import { Failure, isErrno, reasonOf } from '../shared/failure.ts'
-import type { Command, Manifest, ServiceSpec } from '../shared/manifest.ts'
+import type { Manifest } from '../shared/manifest.ts'
 import { type AppName, parseAppName, parseServiceName } from '../shared/names.ts'
 import { type Host, hostsFrom } from './config.ts'
 import { PROJECT_FILE } from './ignore.ts'
+import { serviceSpec } from './process-type.ts'
 
-// tarmac.toml: what a project is. Every default of it stands here, with its reason.
+// tarmac.toml: what a project is.
 
 const DEFAULTS = {
-  /** A gate asks often enough that a push does not feel slow, and seldom enough that no log fills. */
-  interval: '250ms',
-  /** Longer than a big Node app takes to boot on a small host. */
-  timeout: '60s',
-  /** Most broken releases die within a second or two of their start. */
-  settle: '3s',
-  attempts: 5,
-  within: '30s',
-  delay: '1s',
-  /** While the old one stops nobody answers: short, until a switch needs no stop. */
-  stopTimeout: '10s',
   keepReleases: 10,
   keepFailed: 2,
 } as const
@@ -52,7 +40,15 @@ export const projectSchema = v.strictObject({
         v.description('what runs, in the release directory; the port is in PORT'),
       ),
       port: v.optional(v.number()),
-      switch: v.optional(v.picklist(['restart', 'slots'])),
+      switch: v.optional(
+        v.pipe(
+          v.picklist(['restart', 'slots']),
+          v.description('slots (the default): the port is handed over without a gap; restart: stop, then start'),
+        ),
+      ),
+      overlap: v.optional(
+        v.pipe(v.boolean(), v.description('of a service without a port: the new one starts beside the old one')),
+      ),
       stop_timeout: v.optional(duration),
       health: v.optional(
         v.strictObject({
@@ -80,7 +76,7 @@ export const projectSchema = v.strictObject({
   ),
 })
 
-type ProjectToml = v.InferOutput<typeof projectSchema>
+export type ProjectToml = v.InferOutput<typeof projectSchema>
 
 export interface Project {
   /** Where tarmac.toml lies: what is packed when nothing else is named. */
@@ -169,55 +165,4 @@ function parseProjectToml(text: string, name: string): ProjectToml {
   throw new Failure('config_invalid', `read ${name}: services: none`, {
     hint: 'name what runs: [services.web] command = "node server.js"',
   })
-}
-
-function serviceSpec(toml: ProjectToml, service: ProjectToml['services'][string], where: string): ServiceSpec {
-  const { health = {} } = service
-  const { restart = {}, limits } = toml
-  const ms = (text: string, what: string) => parseDurationMs(text, `${where}: ${what}`)
-  return {
-    command: parseCommand(service.command, where),
-    ...(service.port === undefined ? {} : { port: service.port }),
-    ...(service.switch === undefined ? {} : { switch: service.switch }),
-    health: {
-      ...(health.path === undefined ? {} : { path: health.path }),
-      ...(health.status === undefined ? {} : { status: health.status }),
-      intervalMs: ms(health.interval ?? DEFAULTS.interval, 'health.interval'),
-      timeoutMs: ms(health.timeout ?? DEFAULTS.timeout, 'health.timeout'),
-      settleMs: ms(health.settle ?? DEFAULTS.settle, 'health.settle'),
-    },
-    restart: {
-      attempts: restart.attempts ?? DEFAULTS.attempts,
-      withinMs: ms(restart.within ?? DEFAULTS.within, 'restart.within'),
-      delayMs: ms(restart.delay ?? DEFAULTS.delay, 'restart.delay'),
-    },
-    stopTimeoutMs: ms(service.stop_timeout ?? DEFAULTS.stopTimeout, 'stop_timeout'),
-    ...(limits === undefined
-      ? {}
-      : {
-          limits: {
-            ...(limits.memory === undefined
-              ? {}
-              : { memoryBytes: parseBytes(limits.memory, `${where}: limits.memory`) }),
-            ...(limits.tasks === undefined ? {} : { tasks: limits.tasks }),
-          },
-        }),
-  }
-}
-
-/**
- * Plain words are run as they are; anything a shell would act on (`&&`, `$X`, `*`, a leading NAME=value) goes to a
- * shell, as whoever wrote it expects.
- */
-function parseCommand(command: string | string[], where: string): Command {
-  if (Array.isArray(command)) {
-    if (command.length === 0 || command[0] === '') throw new Failure('config_invalid', `${where}: command: is empty`)
-    return { exec: command }
-  }
-  const parts = parseShell(command, (name) => ({ op: `$${name}` }))
-  const words = parts.filter((part) => typeof part === 'string')
-  if (words.length === 0) throw new Failure('config_invalid', `${where}: command: is empty`)
-  if (words.length < parts.length || /[`~]/.test(command) || /^[A-Za-z_][A-Za-z0-9_]*=/.test(words[0] ?? ''))
-    return { shell: command.trim() }
-  return { exec: words }
 }

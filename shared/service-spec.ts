@@ -10,6 +10,8 @@ export interface ServiceSpec {
   port?: number
   /** `restart` (also when absent): stop the old one, then start the new one. `slots`: hand the port over without a gap. */
   switch?: 'restart' | 'slots'
+  /** Of a service without a port: the new one starts beside the old one. Absent: after the old one has stopped. */
+  overlap?: boolean
   health: { path?: string; status?: number; intervalMs: number; timeoutMs: number; settleMs: number }
   /** The respawn limit: at most `attempts` starts within `withinMs`, `delayMs` apart. */
   restart: { attempts: number; withinMs: number; delayMs: number }
@@ -39,6 +41,7 @@ export const serviceSchema = v.strictObject({
   ]),
   port: v.optional(whole(1, 65_535)),
   switch: v.optional(v.picklist(['restart', 'slots'])),
+  overlap: v.optional(v.boolean()),
   health: v.strictObject({
     path: v.optional(
       v.pipe(v.string(), v.regex(/^\/[\x21-\x7e]*$/, 'must begin with "/" and hold no blanks'), v.maxLength(1000)),
@@ -65,6 +68,7 @@ export function orderedService(spec: ServiceSpec): ServiceSpec {
     command: 'exec' in spec.command ? { exec: spec.command.exec } : { shell: spec.command.shell },
     ...(spec.port === undefined ? {} : { port: spec.port }),
     ...(spec.switch === undefined ? {} : { switch: spec.switch }),
+    ...(spec.overlap === undefined ? {} : { overlap: spec.overlap }),
     health: {
       ...(health.path === undefined ? {} : { path: health.path }),
       ...(health.status === undefined ? {} : { status: health.status }),

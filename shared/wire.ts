@@ -48,10 +48,13 @@ export type StepName =
   | 'stored'
   | 'assembled'
   | 'prepared'
+  | 'rehearsed'
   | 'stopped'
   | 'started'
   | 'healthy'
   | 'switched'
+  | 'draining'
+  | 'probed'
   | 'unhealthy'
   | 'going-back'
   | 'gone-back'
@@ -144,6 +147,8 @@ export interface AppStatus {
   previousGood: ReleaseId | null
   bytesOnDisk: number
   releasesKept: number
+  /** Null before the first. */
+  lastSwitch: LastSwitch | null
   services: ServiceStatus[]
 }
 
@@ -205,30 +210,21 @@ export interface DeployEntry {
   startedAt: string
   seconds: number | null
   gapMs: number | null
+  /** What the agent's own questions to the public port saw meanwhile; null when nothing served that could be asked. */
+  probe: SwitchProbe | null
   steps: StepLine[]
   receipt: Receipt | null
 }
 
-/** What is wrong with the record of changes: with one of them, or with its end when `deploy` is null. */
-export interface LedgerProblem {
-  /** `rewound`: the newest are missing. `head`: the file beside the ledger that would tell. */
-  problem: 'edited' | 'removed' | 'added' | 'rewound' | 'head'
-  deploy: number | null
-  app: AppName | null
-  /** The rest of a sentence that begins with the change; a whole one without. */
-  text: string
-}
+/** What callers noticed of the last change that moved traffic. */
+export type LastSwitch = { at: string } & Pick<DeployEntry, 'gapMs' | 'probe'>
 
-/** Answer of GET /v1/ledger: whether the record of changes on this host is what the agent wrote. */
-export interface LedgerReport {
-  ok: boolean
-  /** Links of the chain: changes that have ended. */
-  changes: number
-  /** The newest link. Kept elsewhere, it tells whether the whole of it was put back. */
-  head: { number: number; hash: string } | null
-  problems: LedgerProblem[]
-  /** What the record does not know, and why. */
-  notes: string[]
+/** Questions through the public port, with keep-alive and by new connections, while a change went on. */
+export interface SwitchProbe {
+  sent: number
+  failed: number
+  /** From the first that failed to the next that was answered. */
+  longestGapMs: number
 }
 
 /** One line of an app's own output. */

@@ -1,6 +1,6 @@
 import { Failure, reasonOf } from '../../shared/failure.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
-import type { ChangeKind, Line, Receipt, StepLine, StepName } from '../../shared/wire.ts'
+import type { ChangeKind, Line, Receipt, StepLine, StepName, SwitchProbe } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { reach } from '../fault.ts'
 import type { Ledger } from '../state/ledger.ts'
@@ -17,6 +17,8 @@ export interface Asked {
   who: string
   /** Fingerprint of the key that asked. */
   key: string
+  /** A gap longer than this, or one failed probe when it is 0, fails the change. */
+  maxGapMs?: number | undefined
 }
 
 /** One change from its first step to its end: told to whoever watches, and to the ledger. */
@@ -30,6 +32,10 @@ export interface Change extends Asked {
   /** From the stop of what served to the moment something serves again: the gap, measured. */
   gapBegins(): void
   gapEnds(): void
+  /** What callers noticed, as the agent's own questions to the public port say. */
+  probed(probe: SwitchProbe | undefined): void
+  /** The longest gap, by either measure; null when there was nobody to notice one. */
+  readonly gap: { ms: number; failed: number } | null
   /** Why there was this change at all, for the record of one that is done. */
   because(receipt: Receipt | null): void
   done(end: { release: ReleaseId | null; previous: ReleaseId | null }): void
@@ -62,6 +68,7 @@ export class ChangeFailed extends Error {
 interface Watched {
   operation: Operation
   report: Report
+  maxGapMs?: number | undefined
 }
 
 export function openChange(
@@ -77,13 +84,14 @@ export function openChange(
 }
 
 /** A change that is in the ledger as open: a new one, or one that an agent before this one did not end. */
-export function changeOf(open: OpenDeploy, { operation, report }: Watched, ledger: Ledger): Change {
+export function changeOf(open: OpenDeploy, { operation, report, maxGapMs }: Watched, ledger: Ledger): Change {
   const { id, startedAt, ...asked } = open
   const { app, to } = asked
   const began = Date.parse(startedAt)
   const steps: StepLine[] = []
   let gapMs: number | null = null
   let gapBegan: number | undefined
+  let probe: SwitchProbe | null = null
   let cause: Receipt | null = null
   const stamp = () => ({ at: new Date().toISOString(), ms: Date.now() - began, deploy: id })
   const close = (result: DeployEnd['result'], end: { code: Failure['code'] | null; receipt: Receipt | null }) =>
@@ -93,6 +101,7 @@ export function changeOf(open: OpenDeploy, { operation, report }: Watched, ledge
       to,
       steps,
       gapMs,
+      probe,
       seconds: (Date.now() - began) / 1000,
       at: new Date().toISOString(),
     })
@@ -101,6 +110,7 @@ export function changeOf(open: OpenDeploy, { operation, report }: Watched, ledge
   report({ step: 'waiting', ...stamp() })
   return {
     ...asked,
+    maxGapMs,
     id,
     get phase() {
       return operation.phase
@@ -118,6 +128,16 @@ export function changeOf(open: OpenDeploy, { operation, report }: Watched, ledge
     gapEnds() {
       if (gapBegan !== undefined) gapMs = Math.max(gapMs ?? 0, Date.now() - gapBegan)
       gapBegan = undefined
+    },
+    probed(seen) {
+      if (seen === undefined || probe !== null) return
+      probe = seen
+      gapMs = Math.max(gapMs ?? 0, seen.longestGapMs)
+      const { sent, failed, longestGapMs } = seen
+      this.step('probed', { message: `${failed} of ${sent} probes failed, longest gap ${longestGapMs} ms` })
+    },
+    get gap() {
+      return gapMs === null ? null : { ms: gapMs, failed: probe?.failed ?? 0 }
     },
     because(receipt) {
       cause = receipt

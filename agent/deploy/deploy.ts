@@ -10,13 +10,23 @@ import { readSigners } from '../state/signers.ts'
 import { type Proved, proveManifest, refuseNamesake, storeObjects, tidyRefused } from './admit.ts'
 import { assemble } from './assemble.ts'
 import { type Asked, type Change, openChange, type Report, runChange } from './change.ts'
-import { goBack } from './go-back.ts'
+import { goBack, refuseGap } from './go-back.ts'
 import { type Loop, loopReceipt } from './looping.ts'
 import type { Operation } from './operations.ts'
 import { pruneApp } from './prune.ts'
 import { previousGood } from './retention.ts'
 import { checkRoom } from './room.ts'
-import { makeCurrent, type Progress, prepareUnits, replaceUnits, type Serving, servingNow } from './switch.ts'
+import {
+  endOld,
+  makeCurrent,
+  type Progress,
+  prepareUnits,
+  probeTargets,
+  replaceUnits,
+  type Serving,
+  servingNow,
+} from './switch.ts'
+import { probeSwitch } from './switch-probe.ts'
 import { refuseLaunchers } from './unit.ts'
 
 export interface Ask extends Asked {
@@ -73,11 +83,15 @@ export async function rollBackLoop(agent: Agent, ask: Ask, { release, loop }: { 
   })
 }
 
-/** Stop the old, start the new, gate it, point `current` at it; and the one way back. Pruned is either way. */
+/**
+ * Start the new beside the old, gate it, move the traffic, point `current` at it, let the old end; and the one way back.
+ * Measured and pruned is either way.
+ */
 async function switchTo(agent: Agent, release: Release, change: Change): Promise<void> {
   const serving: Serving = await servingNow(agent, change.app)
   const units = await prepareUnits(agent, release, serving)
   const progress: Progress = { stopped: [], opened: [] }
+  const probing = await probeSwitch(probeTargets(agent, serving, release))
   try {
     // What was good before stays so until the switch says otherwise: cut off, it may be gone back to.
     if (change.kind === 'push') agent.ledger.setState(change.app, release.id, 'started')
@@ -87,9 +101,13 @@ async function switchTo(agent: Agent, release: Release, change: Change): Promise
     // What a person asked for stays wanted, so that status shows another one running until a person has decided.
     if (change.kind !== 'auto-rollback') agent.ledger.setWanted(change.app, release.id)
     change.step('switched', { release: release.id })
+    await endOld(agent, { units, old: serving.units }, change)
+    change.probed(await probing.end())
+    refuseGap(change)
   } catch (cause) {
     throw await goBack(agent, { release, units, serving, progress, cause }, change)
   } finally {
+    change.probed(await probing.end())
     await pruneApp(agent, change)
   }
 }

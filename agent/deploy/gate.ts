@@ -4,15 +4,23 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { reasonOf } from '../../shared/failure.ts'
 import type { ServiceSpec } from '../../shared/manifest.ts'
 import type { InitSystem, UnitFacts, UnitKey, UnitSpec } from '../init/init-system.ts'
+import { connectionsWaiting } from './accept-queue.ts'
 import { order } from './control-socket.ts'
 
 /** An app on ::1 only ("localhost" on some hosts) is healthy too. */
 const LOOPBACKS = ['127.0.0.1', '::1'] as const
+/** What passed a rehearsal only has to show that it starts a second time. */
+const REHEARSED_SETTLE_MS = 1_000
 /** One answer may take so long before the next question is asked. */
 const PROBE_TIMEOUT_MS = 5_000
 
-/** What the gate needs to know: a unit with handover is asked aside, by its private sockets. */
+/** What the gate needs to know: a unit with handover is asked aside, by its private sockets or where it rehearses. */
 export type Gated = UnitKey & Pick<UnitSpec, 'handover'>
+
+/** `beside`: another instance, which is well, answers at the same port. */
+export interface Beside {
+  beside?: boolean
+}
 
 /** Why a unit did not pass: what was asked, what was seen, and what init says of it. */
 export class NotHealthy extends Error {
@@ -31,7 +39,15 @@ export class NotHealthy extends Error {
  * Waits until the unit is healthy: it answers `health.path`, or, with no path, stays up for `health.settleMs` (with
  * its port open, when it has one). Throws NotHealthy when init gave up or `health.timeoutMs` is over.
  */
-export async function awaitHealthy(init: InitSystem, unit: Gated, spec: ServiceSpec): Promise<void> {
+export async function awaitHealthy(
+  init: InitSystem,
+  unit: Gated,
+  spec: ServiceSpec,
+  { beside = false }: Beside = {},
+): Promise<void> {
+  const door = doorOf(init, unit, spec, { beside })
+  const settleMs = door === 'shared' ? Math.min(REHEARSED_SETTLE_MS, spec.health.settleMs) : spec.health.settleMs
+  const answers = spec.health.path !== undefined && door !== 'shared'
   const deadline = Date.now() + spec.health.timeoutMs
   let why = 'it was not seen running'
   let upSince: { since: string | undefined; at: number } | undefined
@@ -49,11 +65,10 @@ export async function awaitHealthy(init: InitSystem, unit: Gated, spec: ServiceS
     }
     if (facts.state === 'running') {
       if (upSince?.since !== facts.since) upSince = { since: facts.since, at: Date.now() }
-      const no = await (unit.handover === undefined ? probe(spec) : probeAside(init, unit, spec))
-      const settled = Date.now() - (upSince?.at ?? 0) >= spec.health.settleMs
-      const answers = spec.health.path !== undefined && unit.handover?.style !== 'inherited'
+      const no = door === 'shared' ? undefined : await door(spec.health)
+      const settled = Date.now() - (upSince?.at ?? 0) >= settleMs
       if (no === undefined && (answers || settled)) return
-      why = no ?? `it was up for less than ${spec.health.settleMs / 1000} s`
+      why = no ?? `it was up for less than ${settleMs / 1000} s`
     } else {
       upSince = undefined
       why = `it is ${facts.state}, after ${facts.respawns} respawns`
@@ -81,29 +96,56 @@ export async function refuseTakenPort(init: InitSystem, unit: Gated, { port }: S
   }
 }
 
-/** The new instance alone, and only it: its own probe, never the shared port, where the old one answers. */
-async function probeAside(init: InitSystem, unit: Gated, { health }: ServiceSpec): Promise<string | undefined> {
-  // It has no private sockets, and accepts as soon as it listens: all there is to see is that it stays up.
-  if (unit.handover?.style !== 'preload') return undefined
+/** Asks the new instance, and says why it is not healthy, or undefined when it is. */
+type Door = (health: ServiceSpec['health']) => Promise<string | undefined>
+
+/**
+ * Where the new instance alone can be asked. `shared`: nowhere, since it accepts at the public port beside the old one;
+ * all there is to see is that it stays up.
+ */
+function doorOf(init: InitSystem, unit: Gated, { port }: ServiceSpec, { beside }: Required<Beside>): Door | 'shared' {
+  const { handover } = unit
+  if (handover?.style === 'preload') return (health) => askPrivately(init, unit, { port: handover.port, health })
+  if (handover?.rehearsalPort !== undefined) {
+    const { rehearsalPort } = handover
+    return (health) => (health.path === undefined ? askAccepts(rehearsalPort) : askPublic(rehearsalPort, health))
+  }
+  if (handover !== undefined && beside) return 'shared'
+  return async (health) => (port === undefined ? undefined : askPublic(port, health))
+}
+
+async function askPrivately(
+  init: InitSystem,
+  unit: UnitKey,
+  { port, health }: { port: number; health: ServiceSpec['health'] },
+): Promise<string | undefined> {
   const { probe, control } = init.privateSockets(unit)
   try {
     const { listening } = JSON.parse(await order(control, 'status')) as { listening?: boolean }
-    if (listening !== true) return nobodyListens(unit.handover.port)
+    if (listening !== true) return nobodyListens(port)
   } catch (error) {
     return `its control socket: ${reasonOf(error)}`
   }
   return health.path === undefined ? undefined : probePath({ socketPath: probe }, health)
 }
 
-/** Says why it is not healthy, or undefined when it is. */
-async function probe({ port, health }: ServiceSpec): Promise<string | undefined> {
-  if (port === undefined) return undefined
+async function askPublic(port: number, health: ServiceSpec['health']): Promise<string | undefined> {
   for (const host of LOOPBACKS) {
     const no = health.path === undefined ? await probePort(host, port) : await probePath({ host, port }, health)
     // Only "nobody listens there" asks the other loopback address: any other answer is the app's own.
     if (no === undefined || !no.includes('ECONNREFUSED')) return no
   }
   return nobodyListens(port)
+}
+
+/** A socket that init opened takes connections by itself: whether the app accepts them its queue tells. */
+async function askAccepts(port: number): Promise<string | undefined> {
+  const no = await probePort(LOOPBACKS[0], port)
+  if (no !== undefined) return no
+  const waiting = await connectionsWaiting(port)
+  return waiting === undefined || waiting === 0
+    ? undefined
+    : 'it does not accept connections on the socket it is given (LISTEN_FDS)'
 }
 
 /** By far the most frequent reason, and it has one cure: not two addresses and an errno, but what to look at. */

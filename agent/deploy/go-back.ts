@@ -6,7 +6,7 @@ import type { UnitFacts, UnitKey, UnitSpec } from '../init/init-system.ts'
 import { type Release, readRelease } from '../state/release-store.ts'
 import { type Change, ChangeFailed } from './change.ts'
 import { NotHealthy } from './gate.ts'
-import { makeCurrent, openUp, type Progress, type Serving, startUnits } from './switch.ts'
+import { endOld, makeCurrent, openUp, type Progress, type Serving, startUnits } from './switch.ts'
 import { unitsOf } from './unit.ts'
 
 /** As many lines as fit one screen beside the rest of the receipt. */
@@ -20,7 +20,17 @@ const OUTPUT_LAG_MS = 600
 const INHERITED_HINT =
   'switch = "slots": a command that does not begin with node must take its socket from systemd (LISTEN_FDS); if it cannot: "restart"'
 
+/** It was switched to and is healthy, but callers noticed: more than was allowed. */
+export class GapTooLong extends Error {}
+
+/** Throws GapTooLong when there was a gap, and the push said how long one may be. */
+export function refuseGap({ gap, maxGapMs }: Change): void {
+  if (gap === null || maxGapMs === undefined || gap.ms <= maxGapMs) return
+  throw new GapTooLong(`its switch had a gap of ${gap.ms} ms, and ${maxGapMs} ms were allowed`)
+}
+
 const PHASES: Record<string, string> = {
+  gap: 'was switched to with a gap',
   gate: 'did not become healthy',
   start: 'was not started',
   switch: 'was not made current',
@@ -128,6 +138,7 @@ async function startAgain(
     await openUp(agent.init, old)
     await startUnits(agent, old, change)
     await makeCurrent(agent, before, old)
+    await endOld(agent, { units: old, old: [] }, change)
     return undefined
   } catch (error) {
     return reasonOf(error)
@@ -153,7 +164,14 @@ export async function receiptOf(
     release: release.id,
     service,
     // After all were healthy only making it current was left to do.
-    phase: cause instanceof NotHealthy ? 'gate' : change.phase === 'healthy' ? 'switch' : 'start',
+    phase:
+      cause instanceof GapTooLong
+        ? 'gap'
+        : cause instanceof NotHealthy
+          ? 'gate'
+          : change.phase === 'healthy'
+            ? 'switch'
+            : 'start',
     reason: `${service === null ? '' : `${service} `}${reasonOf(cause)}${how}`,
     exit,
     respawns: facts?.respawns ?? null,
@@ -163,6 +181,7 @@ export async function receiptOf(
     next: [
       `tarmac logs${service === null ? '' : ` ${service}`} --release ${release.id}`,
       ...(units.find((unit) => unit.service === service)?.handover?.style === 'inherited' ? [INHERITED_HINT] : []),
+      ...(cause instanceof Failure && cause.hint !== undefined ? [cause.hint] : []),
       'tarmac status',
       'fix it and push again: tarmac push',
     ],

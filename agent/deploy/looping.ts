@@ -83,6 +83,7 @@ export async function recordGaveUp(agent: Agent, gaveUp: GaveUp): Promise<void> 
     code: 'unhealthy',
     seconds: null,
     gapMs: null,
+    probe: null,
     steps: [],
     receipt,
     at: new Date().toISOString(),

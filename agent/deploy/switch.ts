@@ -1,16 +1,27 @@
 import { lchownSync, lstatSync, mkdirSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { Failure } from '../../shared/failure.ts'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Failure, reasonOf } from '../../shared/failure.ts'
 import type { AppName, ReleaseId, Slot } from '../../shared/names.ts'
 import { parentsOf } from '../../shared/tree.ts'
 import type { Account, InitSystem, InstalledUnit, ServiceKey, UnitKey, UnitSpec } from '../init/init-system.ts'
+import type { Log } from '../log.ts'
 import { linkWhole } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
-import { currentRelease, type Release } from '../state/release-store.ts'
+import { currentRelease, type Release, readRelease } from '../state/release-store.ts'
 import type { Change } from './change.ts'
 import { order } from './control-socket.ts'
 import { awaitHealthy, refuseTakenPort } from './gate.ts'
-import { unitsOf } from './unit.ts'
+import { rehearse } from './rehearse.ts'
+import { isHanded, planSwitch } from './switch-plan.ts'
+import type { ProbeTarget } from './switch-probe.ts'
+import { servicesOf, unitsOf } from './unit.ts'
+
+/**
+ * The linger of our preload and a second more: by then whoever asks again is answered by the new release. A download
+ * or a WebSocket that takes longer is not waited for.
+ */
+const DRAIN_WATCH_MS = 7_000
 
 export interface Parts {
   layout: Layout
@@ -38,13 +49,28 @@ export async function servingNow({ layout, init }: Parts, app: AppName): Promise
   return { release, slot, units: units.filter((unit) => unit.slot === slot) }
 }
 
+/** What answers now and will go on answering at the same port: where a switch can be noticed. */
+export function probeTargets({ layout }: Parts, serving: Serving, { manifest }: Release): ProbeTarget[] {
+  if (serving.release === null) return []
+  const before = readRelease(layout, manifest.app, serving.release).manifest.services
+  return servicesOf(manifest).flatMap(([service, { port, health }]) => {
+    const old = before[service]
+    if (port === undefined || old?.port !== port) return []
+    return [{ port, path: old.health.path === health.path ? health.path : undefined }]
+  })
+}
+
 /** Units of a release written into the idle slot, ready to be started: so far nothing that serves was touched. */
 export async function prepareUnits({ layout, init }: Parts, release: Release, serving: Serving): Promise<UnitSpec[]> {
   const { app, shared } = release.manifest
   const account = await init.ensureAccount(app)
   for (const path of shared) makeShared({ layout, app }, path, account)
   const units = unitsOf(release, { layout, account, slot: serving.slot === 'a' ? 'b' : 'a' })
-  for (const unit of units) await init.install(unit)
+  for (const unit of units) {
+    // What the last change left there may still have a connection or two to end.
+    await init.stop(unit)
+    await init.install(unit)
+  }
   return units
 }
 
@@ -83,59 +109,83 @@ export interface Progress {
 }
 
 /**
- * Puts the new units in the place of the old ones; all services are one transaction. Those that hand traffic over are
- * started beside the old ones, and nobody notices until all have passed their gate; the others are stopped and started.
+ * Puts the new units in the place of the old ones; all services are one transaction. Those that can are started beside
+ * the old ones, and nobody notices until all have passed their gate; of the others the old one is stopped first. When
+ * this returns the new ones take every connection; old ones that still run are left to `endOld`.
  */
 export async function replaceUnits(
-  { init }: Parts,
+  { init }: Pick<Parts, 'init'>,
   { units, old, progress }: { units: UnitSpec[]; old: readonly UnitKey[]; progress: Progress },
   change: Change,
 ): Promise<void> {
-  const [beside, alone] = await sortUnits(init, units, old)
-  for (const unit of beside) {
+  const { beside, alone, inTheWay } = planSwitch(units, old, await init.openPorts(change.app))
+  const handed = beside.filter(isHanded)
+  for (const unit of handed) {
     if (!old.some(({ service }) => service === unit.service)) progress.opened.push(unit)
     await init.openPort({ ...unit, port: unit.handover.port })
     await init.hold(unit)
   }
-  await startUnits({ init }, beside, change)
-  const inTheWay = old.filter(({ service }) => !beside.some((unit) => unit.service === service))
-  if (inTheWay.length > 0) change.gapBegins()
+  const second = beside.filter(({ service }) => old.some((unit) => unit.service === service))
+  for (const unit of second.filter(isHanded)) {
+    if (unit.handover.style === 'inherited') await rehearse(init, unit, change)
+  }
+  await startUnits({ init }, beside, change, { second })
+  if (inTheWay.some(({ service }) => units.some((unit) => unit.service === service && unit.spec.port))) {
+    change.gapBegins()
+  }
   for (const unit of inTheWay) {
-    await stopOld(init, unit, progress, change)
+    progress.stopped.push(unit)
+    await stopOld(init, unit, change)
     await init.closePort(unit)
   }
   await openUp(init, alone)
   await startUnits({ init }, alone, change)
-  for (const unit of beside) {
+  for (const unit of handed) {
     await init.unhold(unit)
     if (unit.handover.style === 'preload') await order(init.privateSockets(unit).control, 'activate')
   }
-  // The new ones take every connection by now. The old ones linger until theirs have ended.
-  for (const unit of old) if (!inTheWay.includes(unit)) await stopOld(init, unit, progress, change)
 }
 
-type Handed = UnitSpec & { handover: NonNullable<UnitSpec['handover']> }
-
-/** Beside the old one can start what is handed a port that is open, or that nobody has yet. */
-async function sortUnits(
-  init: InitSystem,
-  units: UnitSpec[],
-  old: readonly UnitKey[],
-): Promise<[Handed[], UnitSpec[]]> {
-  const beside: Handed[] = []
-  const alone: UnitSpec[] = []
-  for (const unit of units) {
-    const { handover } = unit
-    const open = (await init.openPorts(unit.app)).find(({ service }) => service === unit.service)
-    const isFirst = !old.some(({ service }) => service === unit.service)
-    if (handover && (isFirst || open?.port === handover.port)) beside.push({ ...unit, handover })
-    else alone.push(unit)
+/**
+ * The old ones take no connection any more and linger until theirs have ended. The change waits for that a while,
+ * and the next one of the app to its end (`prepareUnits`). What nothing belongs to any longer is cleared away. That one of them
+ * does not end, or cannot be cleared, takes nothing from what serves: it is a warning.
+ */
+export async function endOld(
+  { init, log }: Pick<Parts, 'init'> & { log: Log },
+  { units, old }: { units: readonly UnitSpec[]; old: readonly UnitKey[] },
+  change: Change,
+): Promise<void> {
+  const warn = (err: unknown) => {
+    log.error({ app: change.app, change: change.id, err }, 'what served before could not be ended')
+    return reasonOf(err)
   }
-  return [beside, alone]
+  const ends = old.map(async (unit) => ({ unit, trouble: await init.stop(unit).then(() => undefined, warn) }))
+  const watched = sleep(DRAIN_WATCH_MS, undefined, { ref: false })
+  for (const [index, unit] of old.entries()) {
+    // A gap that is not allowed is looked for to the end.
+    const end = await (change.maxGapMs === undefined ? Promise.race([ends[index], watched]) : ends[index])
+    const { service, slot } = unit
+    if (end === undefined) change.step('draining', { service, slot })
+    else if (end.trouble === undefined) change.step('stopped', { service, slot })
+    else change.step('warning', { service, slot, message: `end what served before: ${end.trouble}` })
+  }
+  await clearUnused(init, change.app, units).catch((err: unknown) =>
+    change.step('warning', { message: `clear away what nothing uses: ${warn(err)}` }),
+  )
 }
 
-async function stopOld(init: InitSystem, unit: UnitKey, progress: Progress, change: Change): Promise<void> {
-  progress.stopped.push(unit)
+/** Units of services that the release does not have, and ports that it takes from nobody. */
+export async function clearUnused(init: InitSystem, app: AppName, units: readonly UnitSpec[]): Promise<void> {
+  for (const other of await init.installed(app)) {
+    if (!units.some(({ service }) => service === other.service)) await init.remove(other)
+  }
+  for (const port of await init.openPorts(app)) {
+    if (!units.some(({ service, handover }) => service === port.service && handover)) await init.closePort(port)
+  }
+}
+
+async function stopOld(init: InitSystem, unit: UnitKey, change: Change): Promise<void> {
   await init.stop(unit)
   change.step('stopped', { service: unit.service, slot: unit.slot })
 }
@@ -149,11 +199,15 @@ export async function openUp(init: InitSystem, units: readonly UnitSpec[]): Prom
   }
 }
 
-/** Starts units and waits until each is healthy. Throws NotHealthy, or the Failure of a unit that cannot be started. */
+/**
+ * Starts units and waits until each is healthy; `second` are those beside which an old one serves. Throws NotHealthy, or
+ * the Failure of a unit that cannot be started.
+ */
 export async function startUnits(
   { init }: Pick<Parts, 'init'>,
   units: readonly UnitSpec[],
   change: Pick<Change, 'step' | 'gapEnds'>,
+  { second = [] }: { second?: readonly UnitSpec[] } = {},
 ): Promise<void> {
   for (const unit of units) await refuseTakenPort(init, unit, unit.spec)
   for (const unit of units) {
@@ -161,7 +215,7 @@ export async function startUnits(
     change.step('started', { release: unit.release, service: unit.service, slot: unit.slot })
   }
   for (const unit of units) {
-    await awaitHealthy(init, unit, unit.spec)
+    await awaitHealthy(init, unit, unit.spec, { beside: second.includes(unit) })
     change.step('healthy', { release: unit.release, service: unit.service, slot: unit.slot })
   }
   change.gapEnds()
@@ -177,14 +231,9 @@ export async function makeCurrent(
   await linkWhole(layout.currentLink(app), `releases/${release.id}`)
   for (const unit of units) await init.enable(unit)
   for (const other of await init.installed(app)) {
-    if (units.some((unit) => isSame(unit, other))) continue
-    await init.disable(other)
-    if (!units.some(({ service }) => service === other.service)) await init.remove(other)
+    if (!units.some((unit) => isSame(unit, other))) await init.disable(other)
   }
   await init.refresh()
-  for (const port of await init.openPorts(app)) {
-    if (!units.some(({ service, handover }) => service === port.service && handover)) await init.closePort(port)
-  }
 }
 
 function isSame(a: UnitKey, b: UnitKey): boolean {

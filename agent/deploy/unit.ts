@@ -1,6 +1,6 @@
 import { basename } from 'node:path'
 import { Failure } from '../../shared/failure.ts'
-import type { Manifest, ServiceSpec } from '../../shared/manifest.ts'
+import type { Command, Manifest, ServiceSpec } from '../../shared/manifest.ts'
 import type { ReleaseId, ServiceName, Slot } from '../../shared/names.ts'
 import type { Account, UnitSpec } from '../init/init-system.ts'
 import type { Layout } from '../state/layout.ts'
@@ -38,8 +38,18 @@ export function servicesOf(manifest: Manifest): [ServiceName, ServiceSpec][] {
  */
 export function handoverOf(spec: ServiceSpec): NonNullable<UnitSpec['handover']> | undefined {
   if (spec.switch !== 'slots' || spec.port === undefined) return undefined
-  const program = 'exec' in spec.command ? basename(spec.command.exec[0] ?? '') : 'sh'
-  return { port: spec.port, style: program === 'node' || program === 'nodejs' ? 'preload' : 'inherited' }
+  return { port: spec.port, style: isNode(spec.command) ? 'preload' : 'inherited' }
+}
+
+/**
+ * `node …`, also by its path, through `env`, in a line for a shell, or as one of the project's own `node_modules/.bin`.
+ * What is taken for Node wrongly only finds a variable that it has no use for.
+ */
+function isNode(command: Command): boolean {
+  if ('shell' in command) return /(?:^|[\s;&|(/])(?:node|nodejs)\s/.test(command.shell)
+  const [program = '', ...args] = command.exec
+  const first = basename(program) === 'env' ? (args.find((arg) => !/^-|=/.test(arg)) ?? '') : program
+  return /^(?:node|nodejs)$/.test(basename(first)) || first.includes('node_modules/.bin/')
 }
 
 /** npm and its like are Node themselves, and Node closes inherited descriptors in its children: the app gets none. */

@@ -39,12 +39,13 @@ export async function missing(agent: Agent, app: AppName, c: Context): Promise<R
 }
 
 export async function push(agent: Agent, app: AppName, identity: Identity, c: Context): Promise<Response> {
+  const maxGapMs = maxGapOf(c.req.query('maxGapMs'))
   const { operation, end } = agent.operations.begin({ app, kind: 'push', who: identity.who })
   const bundle = bundleOf(c)
   try {
     const proved = await admit(agent, app, bundle)
     return await answerWithLines(c, agent.log, (report) =>
-      rollOut(agent, { app, kind: 'push', ...identity, operation, report }, proved).finally(end),
+      rollOut(agent, { app, kind: 'push', ...identity, maxGapMs, operation, report }, proved).finally(end),
     )
   } catch (error) {
     end()
@@ -52,6 +53,12 @@ export async function push(agent: Agent, app: AppName, identity: Identity, c: Co
   } finally {
     await bundle.return(undefined)
   }
+}
+
+function maxGapOf(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined
+  if (/^\d{1,7}$/.test(text)) return Number(text)
+  throw new Failure('request_refused', `read request: maxGapMs=${JSON.stringify(text)} is no whole number`)
 }
 
 /** The raw request, not Hono's body: it is streamed, never held, and a cut connection throws where it is read. */

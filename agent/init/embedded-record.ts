@@ -47,7 +47,13 @@ const record = v.object({
     appsDir: v.string(),
     envFile: v.string(),
     writableDirs: v.array(v.string()),
-    handover: v.optional(v.object({ port: v.number(), style: v.picklist(['preload', 'inherited']) })),
+    handover: v.optional(
+      v.object({
+        port: v.number(),
+        style: v.picklist(['preload', 'inherited']),
+        rehearsalPort: v.exactOptional(v.number()),
+      }),
+    ),
   }),
   enabled: v.boolean(),
   run: v.optional(v.object({ invocation: v.string(), pid: v.optional(v.number()), stamp: v.optional(v.string()) })),

@@ -2,7 +2,8 @@ import { mkdirSync, rmSync } from 'node:fs'
 import * as net from 'node:net'
 import { join } from 'node:path'
 import { Failure } from '../../shared/failure.ts'
-import type { PrivateSockets, ServiceKey, ServicePort, UnitKey } from './init-system.ts'
+import { listenOn } from '../run.ts'
+import type { Handover, PrivateSockets, ServiceKey, ServicePort, UnitKey } from './init-system.ts'
 
 // The agent holds the listening sockets of its services and passes the descriptors to each process it starts, as
 // systemd does with a socket unit. It never accepts: connections wait until a service does.
@@ -16,6 +17,7 @@ type Bind = (address: string | null, port: number, family: number) => BoundHandl
 
 /** sockaddr_un(7): 108 bytes with the NUL. */
 const MAX_SOCKET_PATH_BYTES = 107
+const IPV4 = 4
 const IPV6 = 6
 const PIPE = -1
 
@@ -51,7 +53,7 @@ export function createSockets(dir: string) {
       if (there?.port === wanted.port) return
       closePort(wanted)
       await refuseTaken(wanted.port)
-      ports.set(keyOf(wanted), { port: wanted.port, handle: bindPort(wanted.port) })
+      ports.set(keyOf(wanted), { port: wanted.port, handle: await openAll(wanted.port) })
     },
     openPorts: (app: string): ServicePort[] =>
       [...ports].flatMap(([key, { port }]) => {
@@ -62,7 +64,13 @@ export function createSockets(dir: string) {
     unhold: (unit: UnitKey) => void held.delete(slotOf(unit)),
     isHeld: (unit: UnitKey) => held.has(slotOf(unit)),
     /** What a process of the unit inherits: the public socket, and for our preload the private ones, made anew. */
-    inheritedBy(unit: UnitKey, handover: { port: number; style: 'preload' | 'inherited' }): Inherited {
+    async inheritedBy(unit: UnitKey, handover: Handover): Promise<Inherited> {
+      if (handover.rehearsalPort !== undefined) {
+        for (const handle of privates.get(slotOf(unit)) ?? []) handle.close()
+        const handle = await listeningAt('127.0.0.1', handover.rehearsalPort, IPV4)
+        privates.set(slotOf(unit), [handle])
+        return { fds: [handle.fd], names: [`port-${handover.port}`] }
+      }
       const open = ports.get(keyOf(unit))
       if (open === undefined)
         throw new Failure('program_failed', `start ${slotOf(unit)}: its port ${handover.port} is not open`)
@@ -101,14 +109,21 @@ function refuseTaken(port: number): Promise<void> {
   })
 }
 
-function bindPort(port: number): BoundHandle {
-  // All addresses, IPv6 and IPv4 at once; a kernel without IPv6 gets IPv4 alone.
-  const handle = bind('::', port, IPV6)
-  const bound = typeof handle === 'number' ? bind('0.0.0.0', port, 4) : handle
-  if (typeof bound !== 'number') return bound
-  throw new Failure('program_failed', `open port ${port}: it cannot be bound (error ${bound})`, {
-    hint: `what has it now? ss -ltnp 'sport = :${port}'`,
-  })
+/** All addresses, IPv6 and IPv4 at once; a kernel without IPv6 gets IPv4 alone. */
+async function openAll(port: number): Promise<BoundHandle> {
+  return listeningAt('::', port, IPV6).catch(() => listeningAt('0.0.0.0', port, IPV4))
+}
+
+/** As init hands them over: connections wait from now on, and a server that only accepts finds a socket that listens. */
+async function listeningAt(address: string, port: number, family: number): Promise<BoundHandle> {
+  const handle = bind(address, port, family)
+  if (typeof handle === 'number') {
+    throw new Failure('program_failed', `open port ${port}: it cannot be bound (error ${handle})`, {
+      hint: `what has it now? ss -ltnp 'sport = :${port}'`,
+    })
+  }
+  await listenOn(handle.fd)
+  return handle
 }
 
 function bindPath(path: string): BoundHandle {

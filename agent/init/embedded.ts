@@ -63,8 +63,8 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
         async socketsOf(unit) {
           if (unit.handover === undefined) return undefined
           // After a restart of the agent nobody has opened the port yet.
-          await sockets.openPort({ ...key, port: unit.handover.port })
-          return { inherited: sockets.inheritedBy(key, unit.handover), isHeld: sockets.isHeld(key) }
+          if (unit.handover.rehearsalPort === undefined) await sockets.openPort({ ...key, port: unit.handover.port })
+          return { inherited: await sockets.inheritedBy(key, unit.handover), isHeld: sockets.isHeld(key) }
         },
         book,
         pipeFile: `${file}.pipe`,

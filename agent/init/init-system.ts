@@ -48,7 +48,14 @@ export interface UnitSpec extends UnitKey {
    * The service is given its listening socket instead of opening its port, so that two slots can hand traffic over.
    * `preload`: an unmodified Node app, by our preload, with private sockets. `inherited`: it speaks LISTEN_FDS itself.
    */
-  handover?: { port: number; style: 'preload' | 'inherited' } | undefined
+  handover?: Handover | undefined
+}
+
+export interface Handover {
+  port: number
+  style: 'preload' | 'inherited'
+  /** It is given a socket on this port of the loopback in the place, and by the name, of the public one. */
+  rehearsalPort?: number
 }
 
 /** What init says of a unit right now. */

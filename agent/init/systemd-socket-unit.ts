@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import type { PrivateSockets, ServiceKey, ServicePort, UnitKey } from './init-system.ts'
+import type { Handover, PrivateSockets, ServiceKey, ServicePort, UnitKey } from './init-system.ts'
 
 // The sockets of a service whose traffic is handed over: one public socket that stays up through every switch, and per
 // slot two private ones for probe and control. Pure.
@@ -34,9 +34,13 @@ export function givenUpFile({ app, service, slot }: UnitKey): string {
   return join(RUN_DIR, app, `${service}@${slot}.gave-up`)
 }
 
-/** Lines that a slot's unit needs to be given both sockets. */
-export function socketLines(unit: UnitKey, { isPrivate }: { isPrivate: boolean }): { unit: string; service: string } {
-  const sockets = isPrivate ? `${socketName(unit)} ${privateName(unit)}` : socketName(unit)
+/** Lines that a slot's unit needs to be given its sockets. */
+export function socketLines(unit: UnitKey, handover: Handover): { unit: string; service: string } {
+  if (handover.rehearsalPort !== undefined) {
+    const name = privateName(unit)
+    return { unit: `Requires=${name}\nAfter=${name}`, service: `Sockets=${name}` }
+  }
+  const sockets = handover.style === 'preload' ? `${socketName(unit)} ${privateName(unit)}` : socketName(unit)
   return {
     // Requires: a start without the descriptor would only fail in a way nobody understands.
     unit: `Requires=${socketName(unit)}\nAfter=${socketName(unit)}`,
@@ -83,22 +87,39 @@ ExecStart=/bin/true
 `
 }
 
-export function privateText(unit: UnitKey): string {
+/** The socket unit of one slot alone; undefined for one that needs none. */
+export function slotSocketText(unit: UnitKey, { port, style, rehearsalPort }: Handover): string | undefined {
+  if (rehearsalPort !== undefined) {
+    return slotText(unit, {
+      what: 'where a release shows that it is well before it takes traffic',
+      lines: `# By the name of the public socket, in whose place it stands.
+ListenStream=127.0.0.1:${rehearsalPort}
+FileDescriptorName=port-${port}`,
+    })
+  }
+  if (style !== 'preload') return undefined
   const { probe, control } = privateSockets(unit)
-  return `${HEAD}
-[Unit]
-Description=${unit.app} ${unit.service}, slot ${unit.slot}: private probe and control
-StopWhenUnneeded=yes
-
-[Socket]
-# Two addresses of one unit keep their order: the first is the probe.
+  return slotText(unit, {
+    what: 'private probe and control',
+    lines: `# Two addresses of one unit keep their order: the first is the probe.
 ListenStream=${probe}
 ListenStream=${control}
 FileDescriptorName=private
 SocketMode=0600
 DirectoryMode=0700
-RemoveOnStop=yes
-Service=tarmac-${unit.app}-${unit.service}@${unit.slot}.service
+RemoveOnStop=yes`,
+  })
+}
+
+function slotText({ app, service, slot }: UnitKey, { what, lines }: { what: string; lines: string }): string {
+  return `${HEAD}
+[Unit]
+Description=${app} ${service}, slot ${slot}: ${what}
+StopWhenUnneeded=yes
+
+[Socket]
+${lines}
+Service=tarmac-${app}-${service}@${slot}.service
 TriggerLimitIntervalSec=0
 `
 }

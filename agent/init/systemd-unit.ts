@@ -61,7 +61,7 @@ export function unitOwner(text: string): UnitOwner | undefined {
 /** Throws `command_refused` or `config_invalid` when systemd could not run exactly what the spec says. */
 export function unitText(unit: UnitSpec, { systemdVersion }: { systemdVersion: number }): string {
   const { app, service, slot, release, handover } = unit
-  const sockets = handover && socketLines(unit, { isPrivate: handover.style === 'preload' })
+  const sockets = handover && socketLines(unit, handover)
   return `# Managed by tarmac: written anew by every push, so changes made here are lost.
 [Unit]
 Description=${app} ${service}, slot ${slot}, release ${release}

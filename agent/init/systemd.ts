@@ -15,7 +15,7 @@ import { createExits } from './systemd-exits.ts'
 import { factsOf, number, startFailure } from './systemd-facts.ts'
 import { installedIn, ownerOf, readIfThere, unitsIn } from './systemd-files.ts'
 import { withMemory } from './systemd-memory.ts'
-import { privateName, privateSockets, privateText } from './systemd-socket-unit.ts'
+import { privateName, privateSockets, slotSocketText } from './systemd-socket-unit.ts'
 import { createPorts } from './systemd-sockets.ts'
 import { OLDEST_SYSTEMD, parseUnitName, type UnitOwner, unitName, unitOwner, unitText } from './systemd-unit.ts'
 
@@ -143,9 +143,9 @@ function createSlots({ unitDir, bus, expectStop, forget }: Parts): Slots {
     // The unit file first, as it goes last: by it all that belongs to the unit is found.
     await writeWhole(fileOf(unit), text, { mode: 0o644 })
     await writeWhole(spec.envFile, env, { mode: 0o600 })
-    if (spec.handover?.style === 'preload') {
-      await writeWhole(fileOf(privateName(spec)), privateText(spec), { mode: 0o644 })
-    }
+    const socket = spec.handover && slotSocketText(spec, spec.handover)
+    if (socket === undefined) await removeTree(fileOf(privateName(spec)))
+    else await writeWhole(fileOf(privateName(spec)), socket, { mode: 0o644 })
     await systemctl(['daemon-reload'])
     // daemon-reload answers 0 for a unit it cannot use, too.
     const { LoadState, LoadError } = await bus.properties(unit)

@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto'
 import type { Code } from '../../shared/failure.ts'
+import type { LedgerProblem, LedgerReport } from '../../shared/ledger-report.ts'
 import type { AppName } from '../../shared/names.ts'
-import type { LedgerProblem, LedgerReport } from '../../shared/wire.ts'
 import { parsedJson, type Row } from './ledger-row.ts'
 
 // Changes chained by hash, so that one that was edited or removed shows, and a ledger that was put back from an older

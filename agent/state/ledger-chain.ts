@@ -1,6 +1,6 @@
 import type { DatabaseSync } from 'node:sqlite'
 import { setImmediate as breathe } from 'node:timers/promises'
-import type { LedgerReport } from '../../shared/wire.ts'
+import type { LedgerReport } from '../../shared/ledger-report.ts'
 import { checkChain, type Head, hashOf, type Link, LOST, NO_LINK, REWOUND, troubleAtEnd } from './chain.ts'
 import { inTransaction, type Note, type Row } from './ledger-row.ts'
 

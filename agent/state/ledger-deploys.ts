@@ -1,7 +1,7 @@
 import type { DatabaseSync } from 'node:sqlite'
 import type { Code } from '../../shared/failure.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
-import type { ChangeKind, DeployEntry, Receipt, StepLine } from '../../shared/wire.ts'
+import type { ChangeKind, DeployEntry, LastSwitch, Receipt, StepLine, SwitchProbe } from '../../shared/wire.ts'
 import type { Chain } from './ledger-chain.ts'
 import { type Note, notBegun, parsedJson, type Row } from './ledger-row.ts'
 
@@ -32,6 +32,7 @@ export interface DeployEnd {
   code: Code | null
   seconds: number | null
   gapMs: number | null
+  probe: SwitchProbe | null
   steps: StepLine[]
   receipt: Receipt | null
   at: string
@@ -58,6 +59,8 @@ export interface DeployLedger {
    * automatic rollback. A few, since only what followed the last push matters.
    */
   switches(app: AppName): Switch[]
+  /** The last change that moved traffic, as it ended. */
+  lastSwitch(app: AppName): LastSwitch | null
   /** What was last done with this release: what it did before says nothing of it now. */
   lastChangeOf(app: AppName, id: ReleaseId): Switch | null
   /** When a loop of this release was last left as it is. */
@@ -70,12 +73,15 @@ export function deployLedger(db: DatabaseSync, { note, chain }: { note: Note; ch
       "INSERT INTO deploys (app, kind, who, key, from_release, to_release, result, started_at) VALUES (?, ?, ?, ?, ?, ?, 'running', ?)",
     ),
     closeDeploy: db.prepare(
-      'UPDATE deploys SET to_release = ?, result = ?, code = ?, seconds = ?, gap_ms = ?, steps = ?, receipt = ?, ended_at = ? WHERE id = ?',
+      'UPDATE deploys SET to_release = ?, result = ?, code = ?, seconds = ?, gap_ms = ?, probe = ?, steps = ?, receipt = ?, ended_at = ? WHERE id = ?',
     ),
     deploys: db.prepare('SELECT * FROM deploys WHERE app = ? ORDER BY id DESC LIMIT ?'),
     openDeploys: db.prepare("SELECT * FROM deploys WHERE result = 'running' ORDER BY id"),
     switches: db.prepare(
       "SELECT * FROM deploys WHERE app = ? AND (kind = 'auto-rollback' OR (kind IN ('push', 'rollback') AND result <> 'failed')) AND ended_at IS NOT NULL ORDER BY id DESC LIMIT 20",
+    ),
+    lastSwitch: db.prepare(
+      "SELECT * FROM deploys WHERE app = ? AND kind NOT IN ('stop', 'start') AND result = 'done' ORDER BY id DESC LIMIT 1",
     ),
     lastChangeOf: db.prepare(
       'SELECT * FROM deploys WHERE app = ? AND to_release = ? AND ended_at IS NOT NULL ORDER BY id DESC LIMIT 1',
@@ -94,10 +100,11 @@ export function deployLedger(db: DatabaseSync, { note, chain }: { note: Note; ch
     },
     closeDeploy(id, end) {
       const { to, result, code, seconds, gapMs, at } = end
+      const probe = end.probe && JSON.stringify(end.probe)
       const [steps, receipt] = [JSON.stringify(end.steps), end.receipt && JSON.stringify(end.receipt)]
       note(`change ${id} ended: ${result}`, () =>
         chain.append(() => {
-          sql.closeDeploy.run(to, result, code, seconds, gapMs, steps, receipt, at, id)
+          sql.closeDeploy.run(to, result, code, seconds, gapMs, probe, steps, receipt, at, id)
           return id
         }),
       )
@@ -105,6 +112,7 @@ export function deployLedger(db: DatabaseSync, { note, chain }: { note: Note; ch
     deploys: (app, limit) => sql.deploys.all(app, limit).map(parseDeployRow),
     openDeploys: () => sql.openDeploys.all().map(parseOpenDeploy),
     switches: (app) => sql.switches.all(app).map(parseSwitch),
+    lastSwitch: (app) => sql.lastSwitch.all(app).map(parseLastSwitch)[0] ?? null,
     lastChangeOf: (app, id) => sql.lastChangeOf.all(app, id).map(parseSwitch)[0] ?? null,
     lastGaveUp: (app, id) => (sql.lastGaveUp.get(app, id)?.ended_at ?? null) as string | null,
   }
@@ -132,6 +140,11 @@ function parseSwitch(row: Row): Switch {
   }
 }
 
+function parseLastSwitch(row: Row): LastSwitch {
+  const { gapMs, probe } = parseDeployRow(row)
+  return { at: String(row.ended_at), gapMs, probe }
+}
+
 function parseDeployRow(row: Row): DeployEntry {
   return {
     id: Number(row.id),
@@ -145,6 +158,7 @@ function parseDeployRow(row: Row): DeployEntry {
     startedAt: String(row.started_at),
     seconds: row.seconds as number | null,
     gapMs: row.gap_ms as number | null,
+    probe: parsedJson(row.probe, null) as SwitchProbe | null,
     steps: parsedJson(row.steps, []) as StepLine[],
     receipt: parsedJson(row.receipt, null) as Receipt | null,
   }

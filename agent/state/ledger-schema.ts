@@ -51,6 +51,7 @@ ALTER TABLE exits ADD COLUMN run TEXT;
 CREATE UNIQUE INDEX exits_by_run ON exits (run);
 CREATE TABLE exits_read (id INTEGER PRIMARY KEY CHECK (id = 1), place TEXT NOT NULL) STRICT;
 `,
+  'ALTER TABLE deploys ADD COLUMN probe TEXT',
 ]
 
 /** What is there is no ledger of ours any more. */

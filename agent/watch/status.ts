@@ -59,6 +59,7 @@ async function appStatus(agent: Agent, app: AppName): Promise<AppStatus> {
     previousGood: previousGood(known, current),
     bytesOnDisk,
     releasesKept: onDisk.size,
+    lastSwitch: ledger.lastSwitch(app),
     services,
   }
 }

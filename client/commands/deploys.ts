@@ -2,6 +2,7 @@ import { Failure } from '../../shared/failure.ts'
 import * as api from '../api.ts'
 import type { Context } from '../context.ts'
 import { receiptLines } from '../follow.ts'
+import { gapText } from '../gap.ts'
 import { askApp } from '../hosts.ts'
 import { cell } from '../print.ts'
 
@@ -38,7 +39,7 @@ export async function deploys(
         ? print.tone('good', 'done')
         : print.tone(deploy.result === 'running' ? 'warn' : 'bad', cell(deploy.code ?? deploy.result)),
       deploy.seconds === null ? '-' : `${deploy.seconds.toFixed(1)} s`,
-      gapText(deploy.gapMs),
+      gapText(deploy),
     ]),
   )
   print.table(['host', 'nr', 'when', 'who', 'what', 'from', 'to', 'result', 'took', 'gap'], rows)
@@ -46,10 +47,4 @@ export async function deploys(
   for (const { answer } of chosen)
     for (const { receipt } of answer) for (const text of receipt ? receiptLines(print, receipt) : []) print.line(text)
   return 0
-}
-
-/** A handed-over port has a gap of some milliseconds, if any; a stop and a start have one of seconds. */
-function gapText(gapMs: number | null): string {
-  if (gapMs === null) return '-'
-  return gapMs < 1000 ? `${gapMs} ms` : `${(gapMs / 1000).toFixed(1)} s`
 }

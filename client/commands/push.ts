@@ -1,6 +1,7 @@
 import prettyBytes from 'pretty-bytes'
 import prettyMs from 'pretty-ms'
 import { bundleBytes } from '../../shared/bundle-write.ts'
+import { parseDurationMs } from '../../shared/duration.ts'
 import { Failure } from '../../shared/failure.ts'
 import { objectsOf } from '../../shared/manifest.ts'
 import type { Sha256 } from '../../shared/names.ts'
@@ -19,9 +20,16 @@ interface Sent {
   reused: number
 }
 
+export interface PushOptions {
+  force?: boolean
+  /** A duration; a bare number is ms. */
+  maxGap?: string
+}
+
 /** Build, pack, sign; then per host: ask what is missing, send that, and follow to the truth. */
-export async function push(context: Context, path: string | undefined, options: { force?: boolean }): Promise<number> {
+export async function push(context: Context, path: string | undefined, options: PushOptions): Promise<number> {
   const began = Date.now()
+  const maxGapMs = options.maxGap === undefined ? undefined : gapOf(options.maxGap)
   const prepared = await prepare(context, path)
   try {
     const { signed, project, signing } = prepared
@@ -37,7 +45,7 @@ export async function push(context: Context, path: string | undefined, options: 
     const hosts = targetHosts(context, project, 'change')
     const sent: Sent = { bytes: 0, objects: 0, reused: 0 }
     const outcomes = await changeHosts(context, { hosts, signing }, (connection) =>
-      pushTo(context, { connection, prepared, sent, force: options.force === true }),
+      pushTo(context, { connection, prepared, sent, force: options.force === true, maxGapMs }),
     )
     summarise(context.print, outcomes, (outcome) => doneWords(outcome, prepared, Date.now() - began), {
       bytesSent: sent.bytes,
@@ -59,9 +67,9 @@ function doneWords({ release, previous, code }: Outcome, { signed }: Prepared, m
 
 async function pushTo(
   context: Context,
-  job: { connection: Connection; prepared: Prepared; sent: Sent; force: boolean },
+  job: { connection: Connection; prepared: Prepared; sent: Sent; force: boolean; maxGapMs: number | undefined },
 ): Promise<Outcome> {
-  const { connection, prepared, sent, force } = job
+  const { connection, prepared, sent, force, maxGapMs } = job
   const { print } = context
   const { signed, signatures, source } = prepared
   const { app } = signed.manifest
@@ -101,7 +109,12 @@ async function pushTo(
   sent.reused += total - wanted.size
   const upload = { label: `${wanted.size} of ${total} objects`, total: sizeOf(signed.manifest, wanted) }
   const bundle = counted(context, bundleBytes({ ...head, objects: source.objects(wanted) }), sent, upload)
-  return followChange(context, { host, app, signing: prepared.signing }, api.push(connection, app, bundle))
+  const sending = api.push(connection, app, { bundle, maxGapMs })
+  return followChange(context, { host, app, signing: prepared.signing }, sending)
+}
+
+function gapOf(text: string): number {
+  return /^\d{1,7}$/.test(text) ? Number(text) : parseDurationMs(text, '--max-gap')
 }
 
 function sizeOf(manifest: Parameters<typeof objectsOf>[0], wanted: ReadonlySet<Sha256>): number {

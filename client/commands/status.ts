@@ -6,6 +6,7 @@ import type { AgentStatus, AppStatus, ServiceState, ServiceStatus } from '../../
 import * as api from '../api.ts'
 import type { Host } from '../config.ts'
 import { type Context, needProjectOrHost, openSigning, targetHosts } from '../context.ts'
+import { gapText } from '../gap.ts'
 import { askHosts } from '../hosts.ts'
 import { cell, type Print } from '../print.ts'
 
@@ -60,6 +61,14 @@ function show(print: Print, answers: HostAnswer[]): void {
     ['host', 'app', 'service', 'state', 'release', 'up', 'respawns', 'last exit', 'memory', 'port', 'disk'],
     rows,
   )
+  for (const { host, answer } of answers) {
+    if (answer instanceof Failure) continue
+    for (const { app, lastSwitch } of answer.apps) {
+      if (lastSwitch == null) continue
+      const ago = prettyMs(Math.max(0, Date.now() - Date.parse(lastSwitch.at)), { compact: true })
+      print.note(print.tone('dim', `${host.name}: ${app} was last switched ${ago} ago, gap ${gapText(lastSwitch)}`))
+    }
+  }
   for (const { host, text, hint } of answers.flatMap((answer) =>
     problemsOf(answer).map((problem) => ({ host: answer.host.name, ...problem })),
   )) {

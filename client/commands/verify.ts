@@ -1,5 +1,5 @@
 import { FAILURES, Failure } from '../../shared/failure.ts'
-import type { LedgerReport } from '../../shared/wire.ts'
+import type { LedgerReport } from '../../shared/ledger-report.ts'
 import * as api from '../api.ts'
 import { type Context, needProjectOrHost, openSigning, targetHosts } from '../context.ts'
 import { askHosts } from '../hosts.ts'

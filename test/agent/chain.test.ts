@@ -8,8 +8,8 @@ import { type Layout, layoutAt } from '../../agent/state/layout.ts'
 import { type Ledger, openLedger } from '../../agent/state/ledger.ts'
 import { parseHead } from '../../agent/state/ledger-head.ts'
 import type { Row } from '../../agent/state/ledger-row.ts'
+import type { LedgerReport } from '../../shared/ledger-report.ts'
 import { type AppName, parseAppName } from '../../shared/names.ts'
-import type { LedgerReport } from '../../shared/wire.ts'
 import { tempDir } from '../helpers/ssh.ts'
 
 // The pure part: rows as a ledger would have them.
@@ -137,7 +137,7 @@ const begin = (ledger: Ledger, app: AppName) =>
   ledger.openDeploy({ app, kind: 'push', who: 'ann', key: 'SHA256:x', from: null, to: null, at })
 
 function end(ledger: Ledger, id: number): void {
-  const rest = { code: null, seconds: 1.25, gapMs: 3, steps: [], receipt: null }
+  const rest = { code: null, seconds: 1.25, probe: null, gapMs: 3, steps: [], receipt: null }
   ledger.closeDeploy(id, { to: null, result: 'done', ...rest, at })
 }
 
@@ -239,7 +239,7 @@ test('a ledger from before there was a chain is chained once; after that every c
   ledger.close()
   editing(
     layout,
-    'DROP INDEX deploys_by_chain; ALTER TABLE deploys DROP COLUMN chain; ALTER TABLE deploys DROP COLUMN prev; ALTER TABLE deploys DROP COLUMN hash; PRAGMA user_version = 2',
+    'DROP INDEX deploys_by_chain; ALTER TABLE deploys DROP COLUMN chain; ALTER TABLE deploys DROP COLUMN prev; ALTER TABLE deploys DROP COLUMN hash; ALTER TABLE deploys DROP COLUMN probe; PRAGMA user_version = 2',
   )
   const next = openLedger({ ...layout, ledgerHeadFile: `${layout.ledgerHeadFile}.new` }, assert.fail)
   const { problems, changes } = await next.verify()

@@ -31,7 +31,7 @@ function change(ledger: Ledger, times = 1): number {
   let id = 0
   for (let n = 0; n < times; n++) {
     id = ledger.openDeploy({ app: APP, kind: 'push', who: 'ann', key: 'x'.repeat(500), from: null, to: null, at })
-    const rest = { code: null, seconds: 1, gapMs: 1, steps: [], receipt: null }
+    const rest = { code: null, seconds: 1, probe: null, gapMs: 1, steps: [], receipt: null }
     ledger.closeDeploy(id, { to: null, result: 'done', ...rest, at })
   }
   return id

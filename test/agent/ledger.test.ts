@@ -95,6 +95,7 @@ test('a change that was open when the agent died is found open by the next one',
     code: null,
     seconds: 1.5,
     gapMs: 20,
+    probe: null,
     steps: [],
     receipt: null,
     at,
@@ -173,7 +174,8 @@ test('once the ledger takes nothing more, a change cannot begin, but one under w
   ledger.setBytesOnDisk(APP, 1)
   const exit = { code: 1, signal: null, oom: false, at }
   ledger.recordExit({ app: APP, service: WEB, release: A, exit, run: null })
-  ledger.closeDeploy(id, { to: A, result: 'failed', code: null, seconds: 1, gapMs: 1, steps: [], receipt: null, at })
+  const end = { to: A, result: 'failed', code: null, seconds: 1, gapMs: 1, probe: null } as const
+  ledger.closeDeploy(id, { ...end, steps: [], receipt: null, at })
   assert.equal(lost.length, 5)
   assert.match(lost[0] ?? '', /shop 20261122T233851Z-0000000a is failed/)
 })
@@ -192,7 +194,7 @@ test('a ledger that a newer agent wrote is left alone, and said so', (t) => {
 
 test('what may have moved current is told newest first: no failed push, but every automatic rollback', (t) => {
   const { ledger } = ledgerIn(t)
-  const end = { code: null, seconds: 1, gapMs: null, steps: [], receipt: null, at }
+  const end = { code: null, seconds: 1, gapMs: null, probe: null, steps: [], receipt: null, at }
   const changes = [
     ['push', 'done', A],
     ['push', 'failed', B],

@@ -6,7 +6,7 @@ import { DatabaseSync } from 'node:sqlite'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { AppStatus, DeployEntry, ReleaseEntry } from '../../shared/wire.ts'
-import { freePort, makeWorld, projectText, type World } from '../helpers/world.ts'
+import { freePort, makeWorld, projectText, restarting, type World } from '../helpers/world.ts'
 
 /** Answers "warming" with 503 until it is warm: the gate waits meanwhile. */
 function warming(version: string, ms: number): string {
@@ -72,11 +72,11 @@ test('rollback goes to the release before, or to a named one, and says no when t
 test('a rollback never lands on a release that was bad', async (t) => {
   const world = await makeWorld(t)
   await pushed(world, 'A')
-  assert.deepEqual([await pushed(world, 'B', { broken: 1 }), await world.get()], [7, 'A'])
-  assert.deepEqual([await pushed(world, 'C', { broken: 1 }), await world.get()], [7, 'A'])
+  assert.deepEqual([await pushed(world, 'B', { broken: 1 }), await world.get()], [6, 'A'])
+  assert.deepEqual([await pushed(world, 'C', { broken: 1 }), await world.get()], [6, 'A'])
   assert.deepEqual([(await world.tarmac('rollback')).exit, await world.get()], [2, 'A'])
   assert.deepEqual([await pushed(world, 'D'), (await world.tarmac('rollback')).exit, await world.get()], [0, 0, 'A'])
-  assert.deepEqual([await pushed(world, 'E', { broken: 1 }), await world.get()], [7, 'A'])
+  assert.deepEqual([await pushed(world, 'E', { broken: 1 }), await world.get()], [6, 'A'])
   assert.equal((await world.tarmac('rollback')).exit, 2, 'D was left for a reason')
 })
 
@@ -109,8 +109,9 @@ test('restart makes a new process; what was stopped stays stopped over a restart
 
 test('a second push of an app is told who is busy, since when, and with what; another app is not held up', async (t) => {
   const world = await makeWorld(t)
+  world.write({ 'tarmac.toml': restarting(projectText(world.port, world.url)) })
   await pushed(world, '1')
-  world.write({ 'server.js': warming('2', 3000) })
+  world.write({ 'server.js': warming('2', 6000) })
   const slow = world.tarmacBegin('push')
   await until(world, 'warming')
   const second = await world.tarmac('push', '--force')
@@ -130,6 +131,7 @@ test('a second push of an app is told who is busy, since when, and with what; an
 
 test('an agent killed in the middle of a switch starts with the old release, and writes down what became of it', async (t) => {
   const world = await makeWorld(t)
+  world.write({ 'tarmac.toml': restarting(projectText(world.port, world.url)) })
   await pushed(world, '1')
   const { running: first } = await statusOf(world)
   world.write({ 'server.js': warming('2', 60_000) })
@@ -158,6 +160,7 @@ test('an agent killed in the middle of a switch starts with the old release, and
 
 test('an agent that is asked to stop lets a push under way come to its end', async (t) => {
   const world = await makeWorld(t)
+  world.write({ 'tarmac.toml': restarting(projectText(world.port, world.url)) })
   await pushed(world, '1')
   world.write({ 'server.js': warming('2', 1500) })
   const push = world.tarmacBegin('push')
@@ -182,6 +185,7 @@ test('an agent starts although a stray directory lies among its apps', async (t)
 
 test('an answer of another program at the port is not taken for the app', async (t) => {
   const world = await makeWorld(t)
+  world.write({ 'tarmac.toml': restarting(projectText(world.port, world.url)) })
   const other = createServer((_request, response) => response.end('other'))
   await new Promise<void>((resolve) => void other.listen(world.port, '127.0.0.1', resolve))
   const taken = await world.tarmac('push')

@@ -1,23 +1,23 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { makeWorld, projectText, type World } from '../helpers/world.ts'
+import { makeWorld, projectText, restarting, type World } from '../helpers/world.ts'
 
 // Pushes that fail where ports are handed over: what the receipt says of the old release is what is there.
 
-const withSlots = (world: World) =>
-  projectText(world.port, world.url).replace(/^port = .*$/m, (line) => `${line}\nswitch = "slots"`)
+const withSlots = (world: World) => projectText(world.port, world.url)
 
 test('a first push with switch = "slots" that fails gives the port back to the release that opens its own', async (t) => {
   const world = await makeWorld(t)
+  world.write({ 'tarmac.toml': restarting(withSlots(world)), 'run.sh': 'exec node server.js\n' })
   await world.tarmac('push')
   const before = await world.get()
-  for (const command of ['node server.js', 'X=1 node server.js']) {
+  for (const command of ['node server.js', 'sh run.sh']) {
     world.version('2', { broken: 3 })
     world.write({ 'tarmac.toml': withSlots(world).replace('node server.js', command) })
     const { exit, stderr } = await world.tarmac('push')
     assert.equal(exit, 7, stderr)
     assert.equal(await world.get(), before)
-    assert.equal(stderr.includes('LISTEN_FDS'), command.startsWith('X='), 'whoever must speak it is told so')
+    assert.equal(stderr.includes('LISTEN_FDS'), command.startsWith('sh'), 'whoever must speak it is told so')
   }
   world.version('3')
   world.write({ 'tarmac.toml': withSlots(world) })

@@ -4,7 +4,7 @@ import { cpSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { makeWorld, projectText, type World } from '../helpers/world.ts'
+import { makeWorld, projectText, restarting, type World } from '../helpers/world.ts'
 
 // Failures other than a broken release: each leaves what DESIGN.md's exit code says, and a way on.
 
@@ -36,7 +36,7 @@ test('when the release before cannot come back either the exit is 8, it is said,
 if (${poisons}) { fs.writeFileSync('data/migrated', ''); process.exit(5) }
 if (fs.existsSync('data/migrated') && ${version} < 3) { console.error('version ${version} cannot read this'); process.exit(6) }
 require('node:http').createServer((q, r) => r.end('${version}')).listen(process.env.PORT)\n`
-  const toml = `shared = ["data"]\n${projectText(world.port, world.url)}`
+  const toml = `shared = ["data"]\n${restarting(projectText(world.port, world.url))}`
   world.write({ 'tarmac.toml': toml, 'server.js': server('1', false) })
   await world.tarmac('push')
   world.write({ 'server.js': server('2', true) })

@@ -56,7 +56,7 @@ test('a release that fails on the first host never reaches the second', async (t
   assert.equal((await near.tarmac('push')).exit, 0)
   near.write({ 'worker.js': 'process.exit(1)\n' })
   const { exit, stdout, stderr } = await near.tarmac('push')
-  assert.equal(exit, 7)
+  assert.equal(exit, 7, 'it has a worker, which was stopped')
   assert.equal(stdout.trim().split('\n').length, 1)
   assert.match(stderr, /not tried after that: 127\.0\.0\.1:\d+/)
   const { hosts } = JSON.parse((await near.tarmac('deploys', '--json')).stdout)

@@ -7,7 +7,7 @@ import { makeWorld, projectText, type World } from '../helpers/world.ts'
 async function push(world: World, version: string, options?: { broken: number }): Promise<string> {
   world.version(version, options)
   const { exit, stdout, stderr } = await world.tarmac('push', '--json')
-  assert.equal(exit, options ? 7 : 0, stderr)
+  assert.equal(exit, options ? 6 : 0, stderr)
   return JSON.parse(stdout.trim().split('\n').at(-1) ?? '').hosts[0].release
 }
 

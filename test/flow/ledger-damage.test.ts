@@ -4,8 +4,9 @@ import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { LedgerReport } from '../../shared/ledger-report.ts'
 import type { ReleaseId } from '../../shared/names.ts'
-import type { DeployEntry, LedgerReport, Note, ReleaseEntry } from '../../shared/wire.ts'
+import type { DeployEntry, Note, ReleaseEntry } from '../../shared/wire.ts'
 import { makeWorld, projectText, type Ran, type World } from '../helpers/world.ts'
 
 // What somebody, or a disk, does to the ledger behind the agent's back.

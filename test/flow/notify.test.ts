@@ -23,7 +23,7 @@ test('a failed push is told with who, what and why; the output of the app and th
   await world.startAgent()
   assert.equal((await world.tarmac('push')).exit, 0)
   world.write({ 'server.js': "console.error('password=hunter2'); process.exit(4)\n" })
-  assert.equal((await world.tarmac('push')).exit, 7)
+  assert.equal((await world.tarmac('push')).exit, 6)
   const told = await webhook.until('push-failed')
   const { deploys } = JSON.parse((await world.tarmac('deploys', '--json')).stdout).hosts[0]
   const [{ to, from, id }] = deploys
@@ -39,7 +39,7 @@ test('a failed push is told with who, what and why; the output of the app and th
       release: to,
       deploy: id,
       who: 'ann',
-      code: 'deploy_rolled_back',
+      code: 'deploy_failed',
       running: from,
     },
   )

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { readdirSync, readlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { makeWorld } from '../helpers/world.ts'
+import { makeWorld, projectText, restarting } from '../helpers/world.ts'
 
 test('a first push serves, a second of the same tree changes nothing, and --force makes a new release', async (t) => {
   const world = await makeWorld(t)
@@ -36,8 +36,20 @@ test('a push with five changed files sends five objects', async (t) => {
   assert.equal(summary.objectsReused, 36)
 })
 
-test('a release that dies at its start is given up, the push exits 7, and the one before answers again', async (t) => {
+test('a release that dies at its start beside the old one is given up, and the push exits 6: the old one serves on', async (t) => {
   const world = await makeWorld(t)
+  await world.tarmac('push')
+  world.version('2', { broken: 3 })
+  const { exit, stdout, stderr } = await world.tarmac('push')
+  assert.equal(exit, 6, stderr)
+  assert.match(stdout, /serves on/)
+  assert.match(stderr, /0 of \d+ probes failed/)
+  assert.equal(await world.get(), '1')
+})
+
+test('with switch = "restart" it exits 7, and the one before answers again', async (t) => {
+  const world = await makeWorld(t)
+  world.write({ 'tarmac.toml': restarting(projectText(world.port, world.url)) })
   await world.tarmac('push')
   assert.equal(await world.get(), '1')
   const before = readlinkSync(join(world.root, 'apps/shop/current'))

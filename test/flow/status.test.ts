@@ -73,6 +73,7 @@ function hostShape(service: Shape): Shape {
         previousGood: RELEASE_OR_NULL,
         bytesOnDisk: 'number',
         releasesKept: 'number',
+        lastSwitch: 'object|null',
         services: [service],
       },
     ],
@@ -81,7 +82,7 @@ function hostShape(service: Shape): Shape {
 
 const STEP = {
   host: /^127\.0\.0\.1$/,
-  step: /^(stored|assembled|stopped|started|healthy|switched|unhealthy|going-back|gone-back|pruned|waiting)$/,
+  step: /^(stored|assembled|stopped|started|healthy|switched|draining|probed|rehearsed|unhealthy|going-back|gone-back|pruned|waiting)$/,
   at: INSTANT,
   ms: 'number',
 }
@@ -179,7 +180,7 @@ test('every line of push --json names its host, and the last one is the summary,
   const first = linesOf(await world.tarmac('push', '--json'))
   assertShape(first.pop(), { ...SUMMARY, ...SENT })
   assertShape(first.pop(), DONE)
-  for (const { release, service, slot, message, ...line } of first) assertShape(line, STEP)
+  for (const { release, service, slot, message, deploy, ...line } of first) assertShape(line, STEP)
 
   const again = linesOf(await world.tarmac('push', '--json'))
   assert.equal(again.length, 2)
@@ -190,12 +191,12 @@ test('every line of push --json names its host, and the last one is the summary,
   const failed = linesOf(await world.tarmac('push', '--json'))
   const summary = failed.pop()
   assertShape(summary, { ...SUMMARY, ...SENT })
-  assert.deepEqual([summary.exit, summary.hosts[0].code], [7, 'deploy_rolled_back'])
+  assert.deepEqual([summary.exit, summary.hosts[0].code], [6, 'deploy_failed'])
   assertShape(failed.pop(), {
     ...STEP,
     step: /^failed$/,
     deploy: 'number',
-    code: /^deploy_rolled_back$/,
+    code: /^deploy_failed$/,
     message: 'string',
     hint: 'string',
     receipt: {
@@ -270,7 +271,7 @@ test('releases, deploys, rollback, stop and start speak JSON of one shape each',
     const lines = linesOf(await world.tarmac(...argv, '--json'))
     assertShape(lines.pop(), SUMMARY)
     assertShape(lines.pop(), DONE)
-    for (const { release, service, slot, message, ...line } of lines) assertShape(line, STEP)
+    for (const { release, service, slot, message, deploy, ...line } of lines) assertShape(line, STEP)
   }
   const [deploys] = linesOf(await world.tarmac('deploys', '--json', '-n', '3'))
   assertShape(deploys, {
@@ -290,6 +291,7 @@ test('releases, deploys, rollback, stop and start speak JSON of one shape each',
             startedAt: INSTANT,
             seconds: 'number',
             gapMs: 'number|null',
+            probe: 'object|null',
             steps: ['object'],
             receipt: 'null',
           },

@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process'
 import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { get } from 'node:http'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -127,11 +128,7 @@ export async function makeWorld(
     agentLog: () => log,
     fault: (text) => (text === '' ? rmSync(faultFile, { force: true }) : writeFileSync(faultFile, text)),
     async get(path = '/') {
-      try {
-        return (await (await fetch(`http://127.0.0.1:${port}${path}`)).text()).trim()
-      } catch {
-        return undefined
-      }
+      return getOnce(`http://127.0.0.1:${port}${path}`)
     },
     write(files) {
       for (const [name, text] of Object.entries(files)) {
@@ -180,6 +177,25 @@ delay = "100ms"
 [environments.test]
 hosts = ["${url}"]
 `
+}
+
+/** By a connection of its own: one kept open would get a last answer from a release that is leaving. */
+function getOnce(url: string): Promise<string | undefined> {
+  return new Promise((resolve) => {
+    get(url, { agent: false }, (answer) => {
+      let text = ''
+      answer.setEncoding('utf8').on('data', (chunk: string) => {
+        text += chunk
+      })
+      answer.on('error', () => resolve(undefined))
+      answer.on('end', () => resolve(text.trim()))
+    }).on('error', () => resolve(undefined))
+  })
+}
+
+/** The same project, stopped and started instead of handing its port over. */
+export function restarting(toml: string): string {
+  return toml.replace(/^port = .*$/m, (line) => `${line}\nswitch = "restart"`)
 }
 
 export function freePort(): Promise<number> {

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { expressApp } from '../helpers/express-app.ts'
 import { installedHost, type SystemHost } from '../helpers/system-host.ts'
 import { machineUnavailable } from '../helpers/systemd-machine.ts'
+import { restarting } from '../helpers/world.ts'
 
 // The whole road under real systemd: the agent as its own unit in a booted machine, the client outside of it, and an
 // Express app with thousands of files of installed packages.
@@ -17,7 +18,7 @@ test('a person pushes an Express app to a host under systemd, and all that follo
   const host = await installedHost(t)
   const { machine } = host
   const dir = await expressApp(t)
-  const toml = readFileSync(join(dir, 'tarmac.toml'), 'utf8')
+  const toml = restarting(readFileSync(join(dir, 'tarmac.toml'), 'utf8'))
   writeFileSync(join(dir, 'tarmac.toml'), `${toml}\n[environments.production]\nhosts = ["${host.url}"]\n`)
   const good = readFileSync(join(dir, 'server.js'), 'utf8')
   const version = (text: string) => writeFileSync(join(dir, 'VERSION'), `${text}\n`)

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { installedHost } from '../helpers/system-host.ts'
 import { machineUnavailable } from '../helpers/systemd-machine.ts'
-import { projectText } from '../helpers/world.ts'
+import { projectText, restarting } from '../helpers/world.ts'
 
 // Under systemd a port that was opened for a release is answered by its socket unit, whether the release lives or not.
 
@@ -21,8 +21,9 @@ test(
     t.after(() => rmSync(dir, { recursive: true, force: true }))
     const push = (version: string, { slots, command }: { slots: boolean; command: string }) => {
       const toml = projectText(PORT, host.url).replace('node server.js', command)
-      const text = slots ? toml.replace(`port = ${PORT}`, `port = ${PORT}\nswitch = "slots"`) : toml
+      const text = slots ? toml : restarting(toml)
       writeFileSync(join(dir, 'tarmac.toml'), text)
+      writeFileSync(join(dir, 'run.sh'), 'exec node server.js\n')
       const server = `require('node:http').createServer((q, r) => r.end('${version}')).listen(process.env.PORT)`
       writeFileSync(join(dir, 'server.js'), version === 'broken' ? 'process.exit(3)' : server)
       return host.tarmac(dir, 'push')
@@ -31,7 +32,7 @@ test(
     assert.equal((await push('1', { slots: false, command: node })).exit, 0)
     for (const [version, command] of [
       ['broken', node],
-      ['2', 'X=1 node server.js'],
+      ['2', 'sh run.sh'],
     ] as const) {
       const { exit, stderr } = await push(version, { slots: true, command })
       assert.equal(exit, 7, stderr)
