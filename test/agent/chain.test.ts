@@ -8,6 +8,7 @@ import { type Layout, layoutAt } from '../../agent/state/layout.ts'
 import { type Ledger, openLedger } from '../../agent/state/ledger.ts'
 import { parseHead } from '../../agent/state/ledger-head.ts'
 import type { Row } from '../../agent/state/ledger-row.ts'
+import { MIGRATIONS } from '../../agent/state/ledger-schema.ts'
 import type { LedgerReport } from '../../shared/ledger-report.ts'
 import { type AppName, parseAppName } from '../../shared/names.ts'
 import { tempDir } from '../helpers/ssh.ts'
@@ -234,14 +235,20 @@ test('a head that cannot be written is told, stays behind, and is no fault of th
 
 test('a ledger from before there was a chain is chained once; after that every change that has ended must be a link', async (t) => {
   const { layout, ledger } = opened(t)
-  for (const app of [SHOP, BLOG, SHOP]) end(ledger, begin(ledger, app))
-  begin(ledger, BLOG)
   ledger.close()
-  editing(
-    layout,
-    'DROP INDEX deploys_by_chain; ALTER TABLE deploys DROP COLUMN chain; ALTER TABLE deploys DROP COLUMN prev; ALTER TABLE deploys DROP COLUMN hash; ALTER TABLE deploys DROP COLUMN probe; PRAGMA user_version = 2',
-  )
-  const next = openLedger({ ...layout, ledgerHeadFile: `${layout.ledgerHeadFile}.new` }, assert.fail)
+  const file = `${layout.ledgerFile}.old`
+  const old = new DatabaseSync(file)
+  for (const step of MIGRATIONS.slice(0, 2)) old.exec(String(step))
+  for (const result of ['done', 'failed', 'done', 'running']) {
+    old
+      .prepare(
+        "INSERT INTO deploys (app, kind, who, key, result, started_at) VALUES ('shop', 'push', 'ann', '-', ?, '')",
+      )
+      .run(result)
+  }
+  old.exec('PRAGMA user_version = 2')
+  old.close()
+  const next = openLedger({ ...layout, ledgerFile: file, ledgerHeadFile: `${layout.ledgerHeadFile}.new` }, assert.fail)
   const { problems, changes } = await next.verify()
   assert.deepEqual([problems, changes], [[], 3])
   next.close()

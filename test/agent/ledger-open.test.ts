@@ -6,6 +6,7 @@ import { type TestContext, test } from 'node:test'
 import { type Layout, layoutAt } from '../../agent/state/layout.ts'
 import { type Ledger, openLedger } from '../../agent/state/ledger.ts'
 import { damagedLedgers, setAside } from '../../agent/state/ledger-aside.ts'
+import { MIGRATIONS } from '../../agent/state/ledger-schema.ts'
 import { Failure } from '../../shared/failure.ts'
 import { parseAppName, parseReleaseId } from '../../shared/names.ts'
 import { tempDir } from '../helpers/ssh.ts'
@@ -69,7 +70,7 @@ test('what is no ledger of ours is set aside: another file, another database, on
     'not a database': (file) => writeFileSync(file, 'x'.repeat(9000)),
     'no table releases, deploys, exits, apps': (file) => {
       rmSync(file)
-      new DatabaseSync(file).exec('PRAGMA user_version = 4; CREATE TABLE other (a)')
+      new DatabaseSync(file).exec(`PRAGMA user_version = ${MIGRATIONS.length}; CREATE TABLE other (a)`)
     },
     'no table exits': (file) => new DatabaseSync(file).exec('DROP TABLE exits'),
     'already exists': (file) => new DatabaseSync(file).exec('PRAGMA user_version = 0'),
