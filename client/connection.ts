@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto'
 import { type TLSSocket, connect as tlsConnect } from 'node:tls'
 import { Client, type Dispatcher } from 'undici'
 import { Failure, failureFrom, reasonOf } from '../shared/failure.ts'
+import { AUTHORIZATION_SCHEME, EXPORTER_BYTES, EXPORTER_LABEL, sessionStatement } from '../shared/session.ts'
 import { rawOf } from '../shared/sshsig.ts'
-import { AUTHORIZATION_SCHEME, EXPORTER_BYTES, EXPORTER_LABEL, sessionStatement } from '../shared/wire.ts'
 import type { Host } from './config.ts'
 
 /** A host in the same building answers in milliseconds; one that needs longer than this is not there. */

@@ -1,6 +1,7 @@
 import { Failure } from '../shared/failure.ts'
 import { type AppName, parseAppName } from '../shared/names.ts'
-import { RELEASE_NAMESPACE, SESSION_NAMESPACE } from '../shared/wire.ts'
+import { SESSION_NAMESPACE } from '../shared/session.ts'
+import { RELEASE_NAMESPACE } from '../shared/wire.ts'
 import { type Host, hostsFrom, type Surroundings } from './config.ts'
 import { type Connection, openConnection } from './connection.ts'
 import { trustOnFirstUse } from './first-use.ts'

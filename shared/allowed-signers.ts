@@ -1,6 +1,7 @@
 import { Failure } from './failure.ts'
+import { SESSION_NAMESPACE } from './session.ts'
 import { fingerprintOf, openPublicKey, type PublicKey, parsePublicKey, publicLineOf } from './ssh-key.ts'
-import { RELEASE_NAMESPACE, SESSION_NAMESPACE } from './wire.ts'
+import { RELEASE_NAMESPACE } from './wire.ts'
 
 // Who may sign what, until when: OpenSSH's allowed_signers (ssh-keygen(1), ALLOWED SIGNERS), so that
 // `ssh-keygen -Y verify` gives the same answers offline. Only what names one person with one key is read: patterns,

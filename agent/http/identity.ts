@@ -1,15 +1,15 @@
 import type { TLSSocket } from 'node:tls'
 import { signerOf } from '../../shared/allowed-signers.ts'
 import { Failure, reasonOf } from '../../shared/failure.ts'
-import { fingerprintOf } from '../../shared/ssh-key.ts'
-import { parseSignature, verifySignature } from '../../shared/sshsig.ts'
 import {
   AUTHORIZATION_SCHEME,
   EXPORTER_BYTES,
   EXPORTER_LABEL,
   SESSION_NAMESPACE,
   sessionStatement,
-} from '../../shared/wire.ts'
+} from '../../shared/session.ts'
+import { fingerprintOf } from '../../shared/ssh-key.ts'
+import { parseSignature, verifySignature } from '../../shared/sshsig.ts'
 import type { Agent } from '../agent.ts'
 import { readSigners } from '../state/signers.ts'
 

@@ -14,9 +14,10 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { zstdCompressSync } from 'node:zlib'
 import { sha256 } from '../../shared/names.ts'
+import { SESSION_NAMESPACE, sessionStatement } from '../../shared/session.ts'
 import { sshString } from '../../shared/ssh-wire.ts'
 import { armorOf } from '../../shared/sshsig.ts'
-import { RELEASE_NAMESPACE, SESSION_NAMESPACE, sessionStatement } from '../../shared/wire.ts'
+import { RELEASE_NAMESPACE } from '../../shared/wire.ts'
 import { rawConnect, rawRequest } from '../helpers/raw-client.ts'
 import {
   bundleOf,

@@ -8,8 +8,9 @@ import { zstdCompressSync } from 'node:zlib'
 import { layoutAt } from '../../agent/state/layout.ts'
 import { makeTls, type TlsIdentity } from '../../agent/state/tls.ts'
 import { entryHeader } from '../../shared/bundle.ts'
+import { sessionStatement } from '../../shared/session.ts'
 import { publicLineOf } from '../../shared/ssh-key.ts'
-import { RELEASE_NAMESPACE, sessionStatement } from '../../shared/wire.ts'
+import { RELEASE_NAMESPACE } from '../../shared/wire.ts'
 import { authorizationOf, rawConnect, rawRequest } from '../helpers/raw-client.ts'
 import {
   bundleOf,

@@ -1,5 +1,5 @@
 import { type ConnectionOptions, connect, type TLSSocket } from 'node:tls'
-import { EXPORTER_BYTES, EXPORTER_LABEL, SESSION_NAMESPACE, sessionStatement } from '../../shared/wire.ts'
+import { EXPORTER_BYTES, EXPORTER_LABEL, SESSION_NAMESPACE, sessionStatement } from '../../shared/session.ts'
 import type { HandKey } from './ssh.ts'
 
 // A client without manners: it speaks TLS and then whatever bytes it likes. Nothing is checked here, so that all that
