@@ -81,7 +81,7 @@ export function deployLedger(db: DatabaseSync, { note, chain }: { note: Note; ch
       "SELECT * FROM deploys WHERE app = ? AND (kind = 'auto-rollback' OR (kind IN ('push', 'rollback') AND result <> 'failed')) AND ended_at IS NOT NULL ORDER BY id DESC LIMIT 20",
     ),
     lastSwitch: db.prepare(
-      "SELECT * FROM deploys WHERE app = ? AND kind NOT IN ('stop', 'start') AND result = 'done' ORDER BY id DESC LIMIT 1",
+      "SELECT * FROM deploys WHERE app = ? AND kind IN ('push', 'rollback', 'auto-rollback', 'restart', 'env') AND to_release IS NOT NULL AND result = 'done' ORDER BY id DESC LIMIT 1",
     ),
     lastChangeOf: db.prepare(
       'SELECT * FROM deploys WHERE app = ? AND to_release = ? AND ended_at IS NOT NULL ORDER BY id DESC LIMIT 1',
