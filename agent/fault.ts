@@ -15,6 +15,8 @@ export type FaultPoint =
   /** An object has its name. */
   | 'disk.placed'
   | 'disk.synced'
+  /** A release has the link to its environment. */
+  | 'env.bound'
   /** An instance was told to take connections. */
   | 'control.activated'
   /** A step of a change was told to whoever watches. */

@@ -3,6 +3,7 @@ import type { ReadableStream } from 'node:stream/web'
 import { Failure, failureFrom, reasonOf } from '../shared/failure.ts'
 import type { LedgerReport } from '../shared/ledger-report.ts'
 import type { AppName, ReleaseId } from '../shared/names.ts'
+import type { EnvAnswer, VariableChange } from '../shared/variables.ts'
 import {
   type AgentStatus,
   type DeployEntry,
@@ -66,6 +67,14 @@ export function prune(connection: Connection, app: AppName): AsyncGenerator<Line
 
 export async function explainPrune(connection: Connection, app: AppName): Promise<PruneAnswer> {
   return (await json(connection, 'GET', paths.prune(app))) as PruneAnswer
+}
+
+export async function env(connection: Connection, app: AppName): Promise<EnvAnswer> {
+  return (await json(connection, 'GET', paths.env(app))) as EnvAnswer
+}
+
+export function changeEnv(connection: Connection, app: AppName, change: VariableChange): AsyncGenerator<Line> {
+  return lines(connection, 'POST', paths.env(app), { text: JSON.stringify(change), type: 'application/json' })
 }
 
 export async function releases(connection: Connection, app: AppName): Promise<ReleaseEntry[]> {

@@ -32,6 +32,9 @@ export interface Context {
   readonly cwd: string
 }
 
+/** Runs a command and takes its exit code. */
+export type Run = (work: (context: Context) => Promise<number>) => Promise<void>
+
 /** The project, where there is one; `--config` or tarmac.toml here or above. */
 export function projectOf({ options, cwd }: Context): Project | undefined {
   const file = options.config ?? findProjectFile(cwd)

@@ -25,6 +25,8 @@ export interface Outcome {
   previous: ReleaseId | null
   code: string | null
   message: string | null
+  /** Of the environment, where the change was about that. */
+  revision?: number
 }
 
 /**
@@ -105,6 +107,7 @@ const STEP_WORDS: Record<StepLine['step'], string> = {
   assembled: 'release assembled',
   prepared: 'prepared',
   rehearsed: 'rehearsed',
+  revised: 'environment written down',
   stopped: 'stopped',
   started: 'started',
   healthy: 'healthy',
@@ -127,7 +130,8 @@ function stepText(print: Print, line: StepLine): string {
         ? print.tone('warn', '!')
         : print.tone('good', '✓')
   const what = line.service ? ` ${line.service}` : line.step.endsWith('-back') && line.release ? ` ${line.release}` : ''
-  const more = line.message === undefined ? '' : `: ${printableLine(line.message)}`
+  const message = line.message ?? (line.revision === undefined ? undefined : `revision ${line.revision}`)
+  const more = message === undefined ? '' : `: ${printableLine(message)}`
   return `  ${mark} ${STEP_WORDS[line.step] ?? printableLine(line.step)}${what}${more}  ${print.tone('dim', prettyMs(line.ms))}`
 }
 

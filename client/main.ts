@@ -1,17 +1,15 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import { Failure } from '../shared/failure.ts'
 import { version } from '../shared/version.ts'
+import { addEnv } from './commands/env-verbs.ts'
 import { readSurroundings } from './config.ts'
-import type { Context, GlobalOptions } from './context.ts'
+import type { Context, GlobalOptions, Run } from './context.ts'
 import { createPrint, onOutputClosed, type Print } from './print.ts'
 
 const EXIT_CODES = `
 Exit codes: 0 done · 1 a bug · 2 usage or configuration · 3 refused · 4 unreachable · 5 busy ·
 6 failed, the old release serves on · 7 failed and rolled back · 8 failed and nothing serves ·
 9 hosts differ · 10 unhealthy (status --check, deploys --verify) · 130 cancelled`
-
-/** Runs a command and gives its exit code. */
-type Run = (work: (context: Context) => Promise<number>) => Promise<void>
 
 // No await at the top: the bundle is CommonJS, which has none.
 void main(process.argv).then((code) => {
@@ -27,10 +25,12 @@ async function main(argv: string[]): Promise<number> {
     code = await work(context())
   }
   describeProgram(program)
-  addChanges(program, (work) => {
+  const changing: Run = (work) => {
     hint = 'what an agent has begun goes on: tarmac deploys'
     return run(work)
-  })
+  }
+  addChanges(program, changing)
+  addEnv(program, changing)
   addQuestions(program, run)
   addLocal(program, run)
   process.once('SIGINT', () => {

@@ -10,6 +10,14 @@ export async function askText(question: { message: string; initial: string }): P
   return answer
 }
 
+/** What is typed is not shown. Throws `cancelled` on Ctrl-C. */
+export async function askSecret(message: string): Promise<string> {
+  const { password, isCancel } = await import('@clack/prompts')
+  const answer = await password({ message, output: process.stderr })
+  if (isCancel(answer)) throw new Failure('cancelled', 'cancelled: nothing was changed')
+  return answer
+}
+
 /** Throws `cancelled` on Ctrl-C. No is the default: a yes must be meant. */
 export async function askConfirm(message: string): Promise<boolean> {
   const { confirm, isCancel } = await import('@clack/prompts')

@@ -8,6 +8,7 @@ export const FAILURES = {
   config_missing: { status: 400, exit: 2 },
   build_failed: { status: 400, exit: 2 },
   source_invalid: { status: 400, exit: 2 },
+  env_invalid: { status: 422, exit: 2 },
   app_unknown: { status: 404, exit: 2 },
   service_unknown: { status: 404, exit: 2 },
   release_unknown: { status: 404, exit: 2 },

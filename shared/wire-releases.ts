@@ -20,6 +20,8 @@ export interface ReleaseEntry {
   createdAt: string
   signers: string[]
   bytes: number
+  /** Of the environment it runs with, or would after a rollback. */
+  envRevision: number
   /** Why it is still here. */
   keep: string
 }

@@ -6,18 +6,8 @@ export type { PruneAnswer, ReleaseEntry, ReleaseState } from './wire-releases.ts
 // All that crosses between client and agent. Both sides import it; it imports neither.
 
 export const DEFAULT_PORT = 7433
-export const AUTHORIZATION_SCHEME = 'SSHSIG'
-export const SESSION_NAMESPACE = 'tarmac-session'
 export const RELEASE_NAMESPACE = 'tarmac-release'
-/** TLS 1.3 exporter (RFC 8446 section 7.5) that ties a session signature to this connection and no other. */
-export const EXPORTER_LABEL = 'EXPORTER-tarmac-session'
-export const EXPORTER_BYTES = 32
 export const VERSION_HEADER = 'tarmac-version'
-
-/** What a session signature is over: the connection's exporter value, then the agent's pin as ASCII. */
-export function sessionStatement(exporter: Uint8Array, pin: string): Buffer {
-  return Buffer.concat([exporter, Buffer.from(pin, 'ascii')])
-}
 
 export const paths = {
   status: '/v1/status',
@@ -31,6 +21,7 @@ export const paths = {
   ledger: '/v1/ledger',
   deploys: (app: AppName) => `/v1/apps/${app}/deploys`,
   logs: (app: AppName) => `/v1/apps/${app}/logs`,
+  env: (app: AppName) => `/v1/apps/${app}/env`,
 }
 
 /** Answer of `missing`: a bundle without objects goes up, this comes back. */
@@ -49,6 +40,7 @@ export type StepName =
   | 'assembled'
   | 'prepared'
   | 'rehearsed'
+  | 'revised'
   | 'stopped'
   | 'started'
   | 'healthy'
@@ -71,6 +63,8 @@ export interface StepLine {
   release?: ReleaseId
   service?: ServiceName
   slot?: Slot
+  /** Of the app's environment. */
+  revision?: number
   message?: string
   /** What removing it gave back. */
   freedBytes?: number
@@ -86,6 +80,8 @@ export interface DoneLine {
   previous: ReleaseId | null
   /** The push changed nothing: a release of the same content runs already. */
   alreadyRunning?: true
+  /** The environment is what was asked for already: there was no change, and `deploy` is 0. */
+  unchanged?: true
 }
 
 export interface FailedLine {
@@ -147,6 +143,8 @@ export interface AppStatus {
   previousGood: ReleaseId | null
   bytesOnDisk: number
   releasesKept: number
+  /** Of the environment that `running` has. */
+  envRevision: number
   /** Null before the first. */
   lastSwitch: LastSwitch | null
   services: ServiceStatus[]
@@ -195,6 +193,7 @@ export type ChangeKind =
   | 'stop'
   | 'start'
   | 'prune'
+  | 'env'
   | 'rebuilt'
 
 export interface DeployEntry {

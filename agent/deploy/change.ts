@@ -187,7 +187,8 @@ async function early(agent: Agent, change: Change, error: unknown): Promise<Chan
   const running = await runningNow(agent, change.app)
   const known = error instanceof Failure
   const reason = known ? error.message : `a bug in the agent: ${reasonOf(error)}`
-  if (change.to !== null && change.to !== running) ledger.setState(change.app, change.to, 'failed')
+  if (change.to !== null && change.to !== change.from && change.to !== running)
+    ledger.setState(change.app, change.to, 'failed')
   const failure = new Failure(codeOf(error, running), reason, {
     hint: known && error.hint !== undefined ? error.hint : 'the agent log says more: journalctl -u tarmac-agent',
     cause: error,

@@ -2,6 +2,7 @@ import { Failure, reasonOf } from '../../shared/failure.ts'
 import type { AppName } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
 import type { UnitSpec } from '../init/init-system.ts'
+import { environmentOfRelease } from '../state/env-revisions.ts'
 import { currentRelease, type Release, readRelease } from '../state/release-store.ts'
 import { type Change, ChangeFailed, openChange, runChange } from './change.ts'
 import type { Ask } from './deploy.ts'
@@ -48,7 +49,8 @@ async function withCurrent(
   await runChange(agent, change, async () => {
     const { slot, units: installed } = await servingNow(agent, ask.app)
     const account = await agent.init.ensureAccount(ask.app)
-    const units = unitsOf(release, { layout: agent.layout, account, slot: slot ?? 'a' })
+    const env = environmentOfRelease(agent.layout, ask.app, release.id)
+    const units = unitsOf(release, { layout: agent.layout, account, env, slot: slot ?? 'a' })
     if (installed.length < units.length) for (const unit of units) await agent.init.install(unit)
     await work(release, units, change)
   })

@@ -5,11 +5,13 @@ import { Failure } from '../../shared/failure.ts'
 import { contentOf } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
+import { type Environment, environmentOfRelease, newestEnvironment, setNewestRevision } from '../state/env-revisions.ts'
 import { currentRelease, type Release, readRelease, sizeOf } from '../state/release-store.ts'
 import { readSigners } from '../state/signers.ts'
 import { type Proved, proveManifest, refuseNamesake, storeObjects, tidyRefused } from './admit.ts'
 import { assemble } from './assemble.ts'
 import { type Asked, type Change, openChange, type Report, runChange } from './change.ts'
+import { passedOverBy } from './env.ts'
 import { goBack, refuseGap } from './go-back.ts'
 import { type Loop, loopReceipt } from './looping.ts'
 import type { Operation } from './operations.ts'
@@ -18,8 +20,11 @@ import { previousGood } from './retention.ts'
 import { checkRoom } from './room.ts'
 import {
   endOld,
+  isStopped,
   makeCurrent,
+  type Outfit,
   type Progress,
+  prepareStopped,
   prepareUnits,
   probeTargets,
   replaceUnits,
@@ -59,15 +64,15 @@ export async function rollOut(agent: Agent, ask: Ask, proved: Proved): Promise<v
     const release = await assemble(agent.layout, signed, signatures)
     agent.ledger.setState(ask.app, release.id, 'assembled')
     change.step('assembled', { release: release.id })
-    await switchTo(agent, release, change)
+    await switchTo(agent, { release, env: newestEnvironment(agent.layout, ask.app) }, change)
   })
 }
 
-/** The same road with an older release: no upload, no approval. The release it leaves is marked bad. */
+/** The same road with an older release and its own environment: no upload, no approval. The one it leaves is bad. */
 export async function rollBack(agent: Agent, ask: Ask, release: Release): Promise<void> {
   const change = openChange(ask, agent, release.id)
   await runChange(agent, change, async () => {
-    await switchTo(agent, release, change)
+    await switchTo(agent, withOwnEnv(agent, release), change)
     if (change.from !== null && change.from !== release.id) agent.ledger.setState(ask.app, change.from, 'bad')
   })
 }
@@ -78,8 +83,26 @@ export async function rollBackLoop(agent: Agent, ask: Ask, { release, loop }: { 
   await runChange(agent, change, async () => {
     const receipt = loopReceipt(agent, loop, change)
     if (change.from !== null) agent.ledger.setState(ask.app, change.from, 'bad')
-    await switchTo(agent, release, change)
+    await switchTo(agent, withOwnEnv(agent, release), change)
     change.because(await receipt)
+  })
+}
+
+/** The same road with the same release: its new environment is in force once it is healthy with it. */
+export async function applyEnv(agent: Agent, ask: Ask, env: Environment): Promise<void> {
+  const { app } = ask
+  const current = currentRelease(agent.layout, app)
+  const change = openChange(ask, agent, current)
+  await runChange(agent, change, async () => {
+    change.step('revised', { revision: env.revision })
+    const passedOver = passedOverBy(agent.layout, app, env)
+    if (passedOver !== undefined) change.step('warning', { message: passedOver })
+    if (current !== null) {
+      const outfit = { release: readRelease(agent.layout, app, current), env }
+      if (await isStopped(agent, app)) await prepareStopped(agent, outfit)
+      else await switchTo(agent, outfit, change)
+    }
+    await setNewestRevision(agent.layout, app, env.revision)
   })
 }
 
@@ -87,9 +110,10 @@ export async function rollBackLoop(agent: Agent, ask: Ask, { release, loop }: { 
  * Start the new beside the old, gate it, move the traffic, point `current` at it, let the old end; and the one way back.
  * Measured and pruned is either way.
  */
-async function switchTo(agent: Agent, release: Release, change: Change): Promise<void> {
+async function switchTo(agent: Agent, outfit: Outfit, change: Change): Promise<void> {
+  const { release } = outfit
   const serving: Serving = await servingNow(agent, change.app)
-  const units = await prepareUnits(agent, release, serving)
+  const units = await prepareUnits(agent, outfit, serving)
   const progress: Progress = { stopped: [], opened: [] }
   const probing = await probeSwitch(probeTargets(agent, serving, release))
   try {
@@ -99,7 +123,7 @@ async function switchTo(agent: Agent, release: Release, change: Change): Promise
     await makeCurrent(agent, release, units)
     agent.ledger.setState(change.app, release.id, 'healthy')
     // What a person asked for stays wanted, so that status shows another one running until a person has decided.
-    if (change.kind !== 'auto-rollback') agent.ledger.setWanted(change.app, release.id)
+    if (change.kind === 'push' || change.kind === 'rollback') agent.ledger.setWanted(change.app, release.id)
     change.step('switched', { release: release.id })
     await endOld(agent, { units, old: serving.units }, change)
     change.probed(await probing.end())
@@ -110,6 +134,10 @@ async function switchTo(agent: Agent, release: Release, change: Change): Promise
     change.probed(await probing.end())
     await pruneApp(agent, change)
   }
+}
+
+function withOwnEnv({ layout }: Agent, release: Release): Outfit {
+  return { release, env: environmentOfRelease(layout, release.manifest.app, release.id) }
 }
 
 /** The release of the same content that runs already, if any: pushing it again would change nothing. */

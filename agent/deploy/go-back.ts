@@ -3,6 +3,7 @@ import type { ReleaseId, ServiceName } from '../../shared/names.ts'
 import type { Receipt } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import type { UnitFacts, UnitKey, UnitSpec } from '../init/init-system.ts'
+import { readEnvironment } from '../state/env-revisions.ts'
 import { type Release, readRelease } from '../state/release-store.ts'
 import { type Change, ChangeFailed } from './change.ts'
 import { NotHealthy } from './gate.ts'
@@ -53,7 +54,8 @@ export async function goBack(agent: Agent, failed: FailedSwitch, change: Change)
   const receipt = await receiptOf(agent, failed, change)
   const what = `${change.kind} ${change.app}: ${release.id} ${PHASES[receipt.phase] ?? 'failed'}: ${receipt.reason}`
   change.step('unhealthy', { release: release.id, message: receipt.reason })
-  agent.ledger.setState(change.app, release.id, 'failed')
+  // With another environment the release that serves may fail, and is still the good one.
+  if (release.id !== serving.release) agent.ledger.setState(change.app, release.id, 'failed')
   const lost = await stopFailed(agent, failed, change)
   if (lost !== undefined) return down(receipt, what, `stopping it failed too: ${lost}`)
   if (serving.release === null) {
@@ -61,7 +63,7 @@ export async function goBack(agent: Agent, failed: FailedSwitch, change: Change)
     return down(receipt, what, 'there is no earlier release to go back to')
   }
   const isUntouched = failed.progress.stopped.length === 0 && (await isUp(agent, serving))
-  if (isUntouched) return untouched(receipt, what, serving.release)
+  if (isUntouched) return untouched({ ...receipt, undone: undoneOf(change, release.id) }, what, serving.release)
   change.step('going-back', { release: serving.release })
   const notBack = await startAgain(agent, serving.release, failed, change)
   if (notBack !== undefined) return down(receipt, what, `going back to ${serving.release} failed too: ${notBack}`)
@@ -73,7 +75,7 @@ export async function goBack(agent: Agent, failed: FailedSwitch, change: Change)
   return new ChangeFailed(failure, {
     ...receipt,
     running: serving.release,
-    undone: [`${release.id} was stopped`, `${serving.release} was started again and is healthy`],
+    undone: [...undoneOf(change, release.id), `${serving.release} was started again and is healthy`],
   })
 }
 
@@ -89,7 +91,11 @@ async function isUp({ init }: Agent, { units }: Serving): Promise<boolean> {
 /** It failed beside the old release, which never noticed. */
 function untouched(receipt: Receipt, what: string, running: ReleaseId): ChangeFailed {
   const failure = new Failure('deploy_failed', what, { hint: `${running} serves on; see why with: ${receipt.next[0]}` })
-  return new ChangeFailed(failure, { ...receipt, running, undone: [`${receipt.release} was stopped`] })
+  return new ChangeFailed(failure, { ...receipt, running })
+}
+
+function undoneOf({ kind }: Change, release: ReleaseId): string[] {
+  return [kind === 'env' ? 'the environment of before is in force' : `${release} was stopped`]
 }
 
 function down(receipt: Receipt, what: string, why: string): ChangeFailed {
@@ -130,7 +136,8 @@ async function startAgain(
     const before = readRelease(agent.layout, change.app, id)
     const account = await agent.init.ensureAccount(change.app)
     const slot = serving.slot ?? (units[0]?.slot === 'a' ? 'b' : 'a')
-    const old = unitsOf(before, { layout: agent.layout, account, slot })
+    const env = readEnvironment(agent.layout, change.app, serving.envRevision)
+    const old = unitsOf(before, { layout: agent.layout, account, env, slot })
     // Written again when they are not there: with nothing of it installed there is nothing to start.
     if (serving.units.length < old.length) for (const unit of old) await agent.init.install(unit)
     // Opened for the failed release, it would be answered by init and be taken from one that opens its port by itself.
@@ -148,7 +155,7 @@ async function startAgain(
 export async function receiptOf(
   agent: Agent,
   { release, units, cause }: Pick<FailedSwitch, 'release' | 'units' | 'cause'>,
-  change: Pick<Change, 'app' | 'phase'>,
+  change: Pick<Change, 'app' | 'kind' | 'phase'>,
 ): Promise<Receipt> {
   const sick: UnitKey | undefined =
     cause instanceof NotHealthy ? cause.unit : units.find(({ service }) => reasonOf(cause).includes(service))
@@ -183,7 +190,7 @@ export async function receiptOf(
       ...(units.find((unit) => unit.service === service)?.handover?.style === 'inherited' ? [INHERITED_HINT] : []),
       ...(cause instanceof Failure && cause.hint !== undefined ? [cause.hint] : []),
       'tarmac status',
-      'fix it and push again: tarmac push',
+      change.kind === 'env' ? 'set it again: tarmac env set' : 'fix it and push again: tarmac push',
     ],
   }
 }

@@ -98,5 +98,5 @@ async function evidenceOf(
   const lastExit = facts.lastExit ?? agent.ledger.lastExit(app, loop.service, release) ?? undefined
   const cause = new NotHealthy(unit, { ...facts, lastExit }, loop.why)
   const about = { release: readRelease(agent.layout, app, release), units: [], cause }
-  return receiptOf(agent, about, { app, phase: 'healthy' })
+  return receiptOf(agent, about, { app, kind: 'gave-up', phase: 'healthy' })
 }

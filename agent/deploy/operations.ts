@@ -35,11 +35,8 @@ export function createOperations() {
 export type Operations = ReturnType<typeof createOperations>
 
 export function busyFailure({ app, kind, who, since, phase }: Operation): Failure {
-  return new Failure(
-    'busy',
-    `change ${app}: ${who} has been busy with ${kind === 'auto-rollback' ? 'an' : 'a'} ${kind} since ${since} (${phase})`,
-    {
-      hint: 'it ends by itself; follow it with: tarmac deploys',
-    },
-  )
+  const what = kind === 'env' ? 'an env change' : `${kind === 'auto-rollback' ? 'an' : 'a'} ${kind}`
+  return new Failure('busy', `change ${app}: ${who} has been busy with ${what} since ${since} (${phase})`, {
+    hint: 'it ends by itself; follow it with: tarmac deploys',
+  })
 }

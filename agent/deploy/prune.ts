@@ -5,6 +5,7 @@ import type { Entry } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
 import { removeTree, renameWhole } from '../state/disk.ts'
+import { pruneRevisions } from '../state/env-revisions.ts'
 import type { Layout } from '../state/layout.ts'
 import { bytesOfObjects, removeObjectsOf, removeOrphans, type Sweep } from '../state/object-sweep.ts'
 import { parseStored, releasesOn, removedOn } from '../state/release-store.ts'
@@ -63,6 +64,7 @@ export async function carryOut(agent: Agent, change: Change): Promise<void> {
   trouble.length = 0
   for (const id of plan.doomed) await attempt(id, () => takeAway(agent, app, id))
   await deleteAll()
+  await pruneRevisions(layout, app)
   const orphans = await removeOrphans(layout, app, plan)
   if (orphans.objects > 0)
     change.step('pruned', { message: `in no release: ${wordsOf(orphans)}`, freedBytes: orphans.bytes })

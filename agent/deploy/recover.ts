@@ -3,6 +3,7 @@ import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { ChangeKind, Receipt } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { removeTemporaries, removeTree } from '../state/disk.ts'
+import { highestRevision, newestRevision, setNewestRevision } from '../state/env-revisions.ts'
 import { makeAppDirs } from '../state/objects.ts'
 import { appsOn, currentRelease, releasesOn } from '../state/release-store.ts'
 import { tidyRefused } from './admit.ts'
@@ -10,6 +11,7 @@ import { type Change, changeOf, runChange, runningNow } from './change.ts'
 import type { Operation } from './operations.ts'
 import { carryOut, finishRemovals, pruneApp } from './prune.ts'
 import { hasStrays, settle } from './settle.ts'
+import { isStopped } from './switch.ts'
 
 /** Changes that give a release a new state in the ledger. */
 const MOVES: ReadonlySet<ChangeKind> = new Set(['push', 'rollback', 'auto-rollback'])
@@ -92,13 +94,15 @@ async function exclusively(agent: Agent, app: AppName, work: (operation: Operati
 async function resolve(agent: Agent, change: Change): Promise<void> {
   const { app, kind, to } = change
   if (kind === 'prune') return goOnPruning(agent, change)
-  const isFinished = to !== null && to === currentRelease(agent.layout, app)
+  const isFinished = cameInForce(agent, change)
   const how = isFinished ? 'going on to its end' : 'going back'
   change.step('warning', { message: `the agent was stopped in the middle of this: ${how}` })
   let trouble: string | undefined
   try {
+    const isOff = kind === 'stop' || (kind === 'env' && (await isStopped(agent, app)))
     // What was given up is not started by the agent's own end.
-    if (kind !== 'gave-up') await settle(agent, app, kind === 'stop' ? 'stopped' : 'running', change)
+    if (kind !== 'gave-up') await settle(agent, app, isOff ? 'stopped' : 'running', change)
+    if (kind === 'env' && isFinished) await setNewestRevision(agent.layout, app, newestRevision(agent.layout, app))
   } catch (err) {
     trouble = reasonOf(err)
     agent.log.error({ app, change: change.id, err }, 'the app could not be brought to its current release')
@@ -121,6 +125,12 @@ async function goOnPruning(agent: Agent, change: Change): Promise<void> {
   await runChange(agent, change, () => carryOut(agent, change))
 }
 
+/** An environment makes its revision before the change of it is opened, and links it when the release is healthy. */
+function cameInForce({ layout }: Agent, { app, kind, to }: Change): boolean {
+  if (kind === 'env') return newestRevision(layout, app) === highestRevision(layout, app)
+  return to !== null && to === currentRelease(layout, app)
+}
+
 function note({ ledger }: Agent, { app, kind, from, to }: Change, isFinished: boolean): void {
   if (to === null) return
   if (isFinished) {
@@ -134,13 +144,21 @@ function note({ ledger }: Agent, { app, kind, from, to }: Change, isFinished: bo
   }
 }
 
+function undoneOf({ kind, to }: Change): string[] {
+  if (kind === 'env') return ['the environment of before is in force']
+  return to === null ? [] : [`${to} was stopped`]
+}
+
 function interruption(
-  { app, kind, to }: Change,
+  change: Change,
   seen: { isFinished: boolean; trouble: string | undefined; running: ReleaseId | null },
 ): { failure: Failure; receipt: Receipt } {
+  const { app, kind, to } = change
   const { isFinished, trouble, running } = seen
   const reason = `the agent was stopped in the middle of it${trouble === undefined ? '' : `, and then: ${trouble}`}`
-  const next = ['tarmac status', ...(kind === 'push' && !isFinished ? ['push it again: tarmac push'] : [])]
+  const again =
+    kind === 'push' ? ['push it again: tarmac push'] : kind === 'env' ? ['set it again: tarmac env set'] : []
+  const next = ['tarmac status', ...(isFinished ? [] : again)]
   const code = running === null ? 'deploy_down' : isFinished ? 'deploy_failed' : 'deploy_rolled_back'
   const failure = new Failure(code, `${kind} ${app}: ${reason}`, { hint: next.at(-1) ?? '' })
   return {
@@ -155,7 +173,7 @@ function interruption(
       respawns: null,
       output: [],
       running,
-      undone: isFinished || to === null ? [] : [`${to} was stopped`],
+      undone: isFinished ? [] : undoneOf(change),
       next,
     },
   }

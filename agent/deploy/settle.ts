@@ -1,5 +1,6 @@
 import type { AppName } from '../../shared/names.ts'
 import type { InstalledUnit, UnitKey, UnitSpec } from '../init/init-system.ts'
+import { environmentOfRelease } from '../state/env-revisions.ts'
 import { readRelease } from '../state/release-store.ts'
 import type { Change } from './change.ts'
 import { openUp, type Parts, type Serving, servingNow, startUnits } from './switch.ts'
@@ -64,7 +65,8 @@ async function unitsServing(
   if (serving.release === null) return []
   const free = installed.some(({ slot }) => slot === 'a') ? 'b' : 'a'
   const account = await init.ensureAccount(app)
-  return unitsOf(readRelease(layout, app, serving.release), { layout, account, slot: serving.slot ?? free })
+  const env = environmentOfRelease(layout, app, serving.release)
+  return unitsOf(readRelease(layout, app, serving.release), { layout, account, env, slot: serving.slot ?? free })
 }
 
 function isHandedOver(units: readonly UnitSpec[], { service }: { service: string }): boolean {

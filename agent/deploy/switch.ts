@@ -1,18 +1,17 @@
-import { lchownSync, lstatSync, mkdirSync } from 'node:fs'
-import { dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Failure, reasonOf } from '../../shared/failure.ts'
+import { reasonOf } from '../../shared/failure.ts'
 import type { AppName, ReleaseId, Slot } from '../../shared/names.ts'
-import { parentsOf } from '../../shared/tree.ts'
-import type { Account, InitSystem, InstalledUnit, ServiceKey, UnitKey, UnitSpec } from '../init/init-system.ts'
+import type { InitSystem, InstalledUnit, ServiceKey, UnitKey, UnitSpec } from '../init/init-system.ts'
 import type { Log } from '../log.ts'
 import { linkWhole } from '../state/disk.ts'
+import { bindRevision, type Environment, revisionOf } from '../state/env-revisions.ts'
 import type { Layout } from '../state/layout.ts'
 import { currentRelease, type Release, readRelease } from '../state/release-store.ts'
 import type { Change } from './change.ts'
 import { order } from './control-socket.ts'
 import { awaitHealthy, refuseTakenPort } from './gate.ts'
 import { rehearse } from './rehearse.ts'
+import { makeShared } from './shared-dirs.ts'
 import { isHanded, planSwitch } from './switch-plan.ts'
 import type { ProbeTarget } from './switch-probe.ts'
 import { servicesOf, unitsOf } from './unit.ts'
@@ -31,14 +30,25 @@ export interface Parts {
 /** What serves an app now, as the disk and init say it. */
 export interface Serving {
   release: ReleaseId | null
+  /** Of the environment it runs with. */
+  envRevision: number
   slot: Slot | null
   units: InstalledUnit[]
 }
 
+/** What is to serve: a release, and the whole environment it gets. */
+export interface Outfit {
+  release: Release
+  env: Environment
+}
+
 export async function servingNow({ layout, init }: Parts, app: AppName): Promise<Serving> {
   const release = currentRelease(layout, app)
-  const units = (await init.installed(app)).filter((unit) => unit.release === release)
-  // Both slots hold the same release after a restart onto itself: the one that a boot would start is the one.
+  const envRevision = release === null ? 0 : revisionOf(layout, app, release)
+  const units = (await init.installed(app)).filter(
+    (unit) => unit.release === release && unit.envRevision === envRevision,
+  )
+  // Both slots hold the same after a rollback onto itself: the one that a boot would start is the one.
   const slots = new Set(units.map(({ slot }) => slot))
   const slot =
     slots.size > 1
@@ -46,7 +56,22 @@ export async function servingNow({ layout, init }: Parts, app: AppName): Promise
         ? 'b'
         : 'a'
       : ([...slots][0] ?? null)
-  return { release, slot, units: units.filter((unit) => unit.slot === slot) }
+  return { release, envRevision, slot, units: units.filter((unit) => unit.slot === slot) }
+}
+
+/** A person stopped it, and a boot would not start it either. */
+export async function isStopped({ init }: Pick<Parts, 'init'>, app: AppName): Promise<boolean> {
+  // All of them: in the middle of a switch the old ones are enabled still, or the new ones already.
+  const enabled = await Promise.all((await init.installed(app)).map((unit) => init.isEnabled(unit)))
+  return enabled.length > 0 && !enabled.includes(true)
+}
+
+/** The environment that `start` will find: nothing is started, as whoever stopped the app wants nothing started. */
+export async function prepareStopped(parts: Parts, outfit: Outfit): Promise<void> {
+  const { release, env } = outfit
+  const { app } = release.manifest
+  await prepareUnits(parts, outfit, await servingNow(parts, app))
+  await bindRevision(parts.layout, app, release.id, env.revision)
 }
 
 /** What answers now and will go on answering at the same port: where a switch can be noticed. */
@@ -61,43 +86,21 @@ export function probeTargets({ layout }: Parts, serving: Serving, { manifest }: 
 }
 
 /** Units of a release written into the idle slot, ready to be started: so far nothing that serves was touched. */
-export async function prepareUnits({ layout, init }: Parts, release: Release, serving: Serving): Promise<UnitSpec[]> {
+export async function prepareUnits(
+  { layout, init }: Parts,
+  { release, env }: Outfit,
+  serving: Serving,
+): Promise<UnitSpec[]> {
   const { app, shared } = release.manifest
   const account = await init.ensureAccount(app)
   for (const path of shared) makeShared({ layout, app }, path, account)
-  const units = unitsOf(release, { layout, account, slot: serving.slot === 'a' ? 'b' : 'a' })
+  const units = unitsOf(release, { layout, account, env, slot: serving.slot === 'a' ? 'b' : 'a' })
   for (const unit of units) {
     // What the last change left there may still have a connection or two to end.
     await init.stop(unit)
     await init.install(unit)
   }
   return units
-}
-
-/**
- * A shared directory belongs to the app's user; what lies above it does not, so that the app can replace nothing we
- * use. Only this one inode is given away: nothing below it is ever looked at. What stands in its place is left as it
- * is, a link to another disk too: above it all is the agent's, so that only an admin could have put it there.
- */
-function makeShared(of: { layout: Layout; app: AppName }, path: string, { uid, gid }: Account): void {
-  const at = of.layout.sharedPath(of.app, path)
-  for (const parent of [...parentsOf(path)].reverse()) refuseGivenAway(of.layout.sharedPath(of.app, parent))
-  if (lstatSync(at, { throwIfNoEntry: false }) !== undefined) return
-  mkdirSync(dirname(at), { recursive: true, mode: 0o755 })
-  mkdirSync(at, { mode: 0o750 })
-  if (uid !== undefined && gid !== undefined) lchownSync(at, uid, gid)
-}
-
-/**
- * A release that shares `data/x` after one that shared `data` would have us make `x` where the app may put a link to
- * /etc, and give it away there. Throws `path_refused`.
- */
-function refuseGivenAway(dir: string): void {
-  const stats = lstatSync(dir, { throwIfNoEntry: false })
-  if (stats === undefined || (stats.isDirectory() && stats.uid === process.getuid?.())) return
-  throw new Failure('path_refused', `share ${JSON.stringify(dir)}: it is no directory of the agent's own`, {
-    hint: 'an app can put a link into a directory that was shared before: share that one itself',
-  })
 }
 
 /** How far a switch has come: what it must undo when it fails. */
@@ -221,13 +224,15 @@ export async function startUnits(
   change.gapEnds()
 }
 
-/** Makes a healthy release the one that serves: `current`, and what a boot starts. */
+/** Makes a healthy release the one that serves: its environment, `current`, and what a boot starts. */
 export async function makeCurrent(
   { layout, init }: Parts,
   release: Release,
   units: readonly UnitSpec[],
 ): Promise<void> {
   const { app } = release.manifest
+  // Before `current`: whichever of the two a kill leaves last, what it names ran healthy.
+  await bindRevision(layout, app, release.id, units[0]?.envRevision ?? 0)
   await linkWhole(layout.currentLink(app), `releases/${release.id}`)
   for (const unit of units) await init.enable(unit)
   for (const other of await init.installed(app)) {

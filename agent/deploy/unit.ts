@@ -2,15 +2,17 @@ import { basename } from 'node:path'
 import { Failure } from '../../shared/failure.ts'
 import type { Command, Manifest, ServiceSpec } from '../../shared/manifest.ts'
 import type { ReleaseId, ServiceName, Slot } from '../../shared/names.ts'
+import type { Variables } from '../../shared/variables.ts'
 import type { Account, UnitSpec } from '../init/init-system.ts'
+import type { Environment } from '../state/env-revisions.ts'
 import type { Layout } from '../state/layout.ts'
 
 /** What each service of a release needs to run in a slot. Pure. */
 export function unitsOf(
   { id, manifest }: { id: ReleaseId; manifest: Manifest },
-  place: { layout: Layout; account: Account; slot: Slot },
+  place: { layout: Layout; account: Account; slot: Slot; env: Environment },
 ): UnitSpec[] {
-  const { layout, account, slot } = place
+  const { layout, account, slot, env } = place
   const { app } = manifest
   return servicesOf(manifest).map(([service, spec]) => ({
     app,
@@ -22,8 +24,9 @@ export function unitsOf(
     treeDir: layout.treeDir(app, id),
     appsDir: layout.appsDir,
     handover: handoverOf(spec),
-    env: ourEnv({ app, service, id, spec, preloadFile: layout.preloadFile }),
+    env: withOurs(env.variables, { app, service, id, spec, preloadFile: layout.preloadFile }),
     envFile: layout.slotEnv(app, service, slot),
+    envRevision: env.revision,
     writableDirs: manifest.shared.map((path) => layout.sharedPath(app, path)),
   }))
 }
@@ -72,21 +75,20 @@ export function refuseLaunchers(manifest: Manifest): void {
   }
 }
 
-/** The variables every service finds, whatever else it is given. */
-function ourEnv(of: {
-  app: string
-  service: string
-  id: ReleaseId
-  spec: ServiceSpec
-  preloadFile: string
-}): Record<string, string> {
+/** The app's own variables, and over them those that every service finds. */
+function withOurs(
+  variables: Variables,
+  of: { app: string; service: string; id: ReleaseId; spec: ServiceSpec; preloadFile: string },
+): Record<string, string> {
+  const preload = handoverOf(of.spec)?.style === 'preload' ? `--require ${JSON.stringify(of.preloadFile)}` : undefined
+  const own = Object.hasOwn(variables, 'NODE_OPTIONS') ? variables.NODE_OPTIONS : undefined
   return {
+    ...variables,
     TARMAC_APP: of.app,
     TARMAC_SERVICE: of.service,
     TARMAC_RELEASE: of.id,
     ...(of.spec.port === undefined ? {} : { PORT: String(of.spec.port) }),
-    ...(handoverOf(of.spec)?.style === 'preload'
-      ? { NODE_OPTIONS: `--require ${JSON.stringify(of.preloadFile)}` }
-      : {}),
+    // Ours first: it must have wrapped `listen` before a tracer of the app's own does.
+    ...(preload === undefined ? {} : { NODE_OPTIONS: own === undefined ? preload : `${preload} ${own}` }),
   }
 }

@@ -7,6 +7,7 @@ import type { Agent } from '../agent.ts'
 import { currentOf } from '../deploy/control.ts'
 import { explainPrune, planPrune } from '../deploy/prune-plan.ts'
 import type { LogQuery } from '../init/init-system.ts'
+import { revisionOf } from '../state/env-revisions.ts'
 import { appsOn, currentRelease, readRelease } from '../state/release-store.ts'
 import { agentStatus } from '../watch/status.ts'
 import { HEARTBEAT_MS } from './lines.ts'
@@ -37,6 +38,7 @@ export async function releases(agent: Agent, app: AppName, c: Context): Promise<
       createdAt: readRelease(agent.layout, app, id).manifest.created,
       signers: row?.signers ?? [],
       bytes: row?.bytes ?? 0,
+      envRevision: revisionOf(agent.layout, app, id),
       keep: why,
     }
   })
@@ -91,6 +93,7 @@ export function logs(agent: Agent, app: AppName, c: Context): Response {
   })
 }
 
+/** Throws `app_unknown`. */
 export function refuseUnknown(agent: Agent, app: AppName): void {
   if (appsOn(agent.layout).includes(app)) return
   throw new Failure('app_unknown', `find ${app}: there is no such app on this host`, {

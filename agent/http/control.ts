@@ -1,4 +1,3 @@
-import type { IncomingMessage } from 'node:http'
 import type { Context } from 'hono'
 import * as v from 'valibot'
 import { Failure } from '../../shared/failure.ts'
@@ -9,6 +8,7 @@ import { currentOf, restart, start, stop } from '../deploy/control.ts'
 import { type Ask, chooseTarget, rollBack } from '../deploy/deploy.ts'
 import { prune } from '../deploy/prune.ts'
 import { refuseUnknown } from './ask.ts'
+import { parseJson, smallBody } from './body.ts'
 import type { Identity } from './identity.ts'
 import { answerWithLines } from './lines.ts'
 
@@ -23,7 +23,7 @@ const rollbackSchema = v.pipe(
 )
 
 export async function rollback(agent: Agent, app: AppName, identity: Identity, c: Context): Promise<Response> {
-  const parsed = v.safeParse(rollbackSchema, parseJson(await smallBody(c)))
+  const parsed = v.safeParse(rollbackSchema, parseJson(await smallBody(c, MAX_BODY_BYTES)))
   if (!parsed.success) throw new Failure('request_refused', `rollback ${app}: the body is not {"release"?: "…"}`)
   const asked = parsed.output.release === undefined ? undefined : parseReleaseId(parsed.output.release)
   const target = chooseTarget(agent, app, asked)
@@ -56,32 +56,4 @@ async function change(
 ): Promise<Response> {
   const { operation, end } = agent.operations.begin({ app, kind, who: identity.who })
   return answerWithLines(c, agent.log, (report) => work({ app, kind, ...identity, operation, report }).finally(end))
-}
-
-/** Read by hand: Hono's own readers would hold whatever is sent. Throws `limit_exceeded`. */
-async function smallBody(c: Context): Promise<string> {
-  const incoming = c.env.incoming as IncomingMessage
-  const chunks: Buffer[] = []
-  let bytes = 0
-  // A refusal must still be answered: leaving the loop must not close the connection.
-  for await (const chunk of incoming.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
-    bytes += chunk.length
-    if (bytes > MAX_BODY_BYTES) {
-      throw new Failure(
-        'limit_exceeded',
-        `read request: a body of ${bytes} bytes or more; the limit is ${MAX_BODY_BYTES}`,
-      )
-    }
-    chunks.push(chunk)
-  }
-  return Buffer.concat(chunks).toString()
-}
-
-/** Undefined, which no schema takes, for what is no JSON: garbage must not ask for the default. */
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    return undefined
-  }
 }

@@ -9,6 +9,7 @@ import type { Agent } from '../agent.ts'
 import type { Metrics } from '../watch/metrics.ts'
 import { deploys, ledger, logs, pruneExplained, releases, status } from './ask.ts'
 import { control, pruned, rollback } from './control.ts'
+import { changeEnv, env } from './env.ts'
 import { type Identity, identify } from './identity.ts'
 import { answerScrape } from './metrics.ts'
 import { missing, push } from './push.ts'
@@ -43,6 +44,8 @@ export function routesOf(agent: Agent, metrics: Metrics): Hono<Env> {
   routes.post('/v1/apps/:app/start', (c) => control(agent, 'start', app(c), c.var.identity, c))
   routes.get('/v1/apps/:app/prune', (c) => pruneExplained(agent, app(c), c))
   routes.post('/v1/apps/:app/prune', (c) => pruned(agent, app(c), c.var.identity, c))
+  routes.get('/v1/apps/:app/env', (c) => env(agent, app(c), c))
+  routes.post('/v1/apps/:app/env', (c) => changeEnv(agent, app(c), c.var.identity, c))
   routes.get('/v1/apps/:app/deploys', (c) => deploys(agent, app(c), c))
   routes.get('/v1/ledger', (c) => ledger(agent, c))
   routes.get('/v1/apps/:app/logs', (c) => logs(agent, app(c), c))

@@ -46,6 +46,7 @@ const record = v.object({
     treeDir: v.string(),
     appsDir: v.string(),
     envFile: v.string(),
+    envRevision: v.optional(v.number(), 0),
     writableDirs: v.array(v.string()),
     handover: v.optional(
       v.object({
@@ -74,7 +75,8 @@ function parseRecord(text: string): UnitRecord {
 }
 
 export async function readEnvironment(envFile: string): Promise<Record<string, string>> {
-  return v.parse(v.record(v.string(), v.string()), JSON.parse(await readFile(envFile, 'utf8')))
+  // Ours, and written whole. By no schema: valibot's records leave out names such as `constructor`.
+  return JSON.parse(await readFile(envFile, 'utf8')) as Record<string, string>
 }
 
 /** The environment goes into `envFile` as JSON: no quoting, so no value can be mistaken for another. */

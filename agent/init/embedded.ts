@@ -160,7 +160,12 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
     },
     async installed(app) {
       const keys = await records.keysOf(app)
-      return Promise.all(keys.map(async (key) => ({ ...key, release: (await records.read(key))?.unit.release })))
+      return Promise.all(
+        keys.map(async (key) => {
+          const { release, envRevision = 0 } = (await records.read(key))?.unit ?? {}
+          return { ...key, release, envRevision }
+        }),
+      )
     },
     onExit(listener) {
       listeners.push(listener)

@@ -42,6 +42,8 @@ export interface UnitSpec extends UnitKey {
   /** The whole environment, written by the init system into a 0600 file at `envFile`. */
   env: Record<string, string>
   envFile: string
+  /** Which revision of the app's own variables is in `env`; kept with the unit, and told by `installed`. */
+  envRevision: number
   /** Directories the service may write. */
   writableDirs: string[]
   /**
@@ -88,6 +90,7 @@ export const NO_UNIT: UnitFacts = Object.freeze({
 /** A unit there is, and the release it was written for. */
 export interface InstalledUnit extends UnitKey {
   release: ReleaseId | undefined
+  envRevision: number
 }
 
 /** A process of a unit ended without being asked to. */

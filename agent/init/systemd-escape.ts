@@ -1,24 +1,21 @@
 import { Failure } from '../../shared/failure.ts'
+import { MAX_STRING_BYTES, NOT_TEXT, VARIABLE_NAME } from '../../shared/variables.ts'
 
 // Values into systemd's texts, so that what comes out is what went in and never a second setting. Each place has its
 // own rules: systemd.syntax(7), systemd.exec(5), systemd.unit(5) "Specifiers". 2,000 random nasty values of each kind
 // came through unchanged on 249, 255 and 259.
 
-/** The kernel's MAX_ARG_STRLEN: one argument, or one KEY=value, with its NUL; execve fails beyond it. */
-const MAX_STRING_BYTES = 128 * 1024
 /** systemd's LONG_LINE_MAX: it cuts off what is longer. */
 const MAX_LINE_BYTES = 1024 * 1024
-const ENV_NAME = /^[A-Za-z_][A-Za-z0-9_]*$/
-// systemd takes no text with these: NUL and lone surrogates are no UTF-8 text, and it counts Unicode's noncharacters
-// as invalid (utf8.c, unichar_is_valid).
-const NOT_TEXT = /[\0\p{Cs}\p{Noncharacter_Code_Point}]/u
 /** A program systemd is to look for itself; others could begin with one of its prefixes, and "+" means "as root". */
 const BARE_PROGRAM = /^[A-Za-z0-9_][A-Za-z0-9_.+-]*$/
 
 /** The file that `EnvironmentFile=` names: a line a variable. Throws `config_invalid` naming the variable, not its value. */
 export function envText(env: Record<string, string>): string {
   const lines = Object.entries(env).map(([name, value]) => {
-    if (!ENV_NAME.test(name)) throw refused(`env name ${JSON.stringify(name)}`, `does not match ${ENV_NAME.source}`)
+    if (!VARIABLE_NAME.test(name)) {
+      throw refused(`env name ${JSON.stringify(name)}`, `does not match ${VARIABLE_NAME.source}`)
+    }
     checkText(value, { what: `env ${name}`, before: name.length + 1 })
     // Newlines may stand as they are inside double quotes; "%" means nothing in this file.
     return `${name}="${value.replace(/[\\"$`]/g, '\\$&')}"\n`

@@ -15,8 +15,8 @@ export function installedIn(unitDir: string, app: string): InstalledUnit[] {
   for (const name of unitsIn(unitDir)) {
     const owner = ownerOf(unitDir, name)
     if (owner?.app !== app) continue
-    const { service, slot, release } = owner
-    units.push({ app: owner.app, service, slot, release })
+    const { service, slot, release, envRevision } = owner
+    units.push({ app: owner.app, service, slot, release, envRevision })
   }
   return units
 }
@@ -30,9 +30,10 @@ export function ownerOf(unitDir: string, unit: string): UnitOwner | undefined {
 export function ownerThen(unitDir: string, unit: string, atMs: number): InstalledUnit | undefined {
   const owner = ownerOf(unitDir, unit)
   if (owner === undefined) return undefined
-  const { app, service, slot, release } = owner
+  const { app, service, slot, release, envRevision } = owner
   // The file was written before the release that it names was started.
-  return { app, service, slot, release: atMs < statSync(join(unitDir, unit)).mtimeMs ? undefined : release }
+  const isEarlier = atMs < statSync(join(unitDir, unit)).mtimeMs
+  return { app, service, slot, envRevision, release: isEarlier ? undefined : release }
 }
 
 // Synchronous: 3 KB of text, asked for within a signal, where the order of exits must stay.

@@ -32,6 +32,7 @@ export function parseUnitName(name: string): { appAndService: string; slot: Slot
 export interface UnitOwner extends UnitKey {
   release: ReleaseId | undefined
   envFile: string | undefined
+  envRevision: number
 }
 
 /** Whose unit a file is, by its own words; undefined when tarmac did not write it. */
@@ -50,7 +51,9 @@ export function unitOwner(text: string): UnitOwner | undefined {
     const app = parseAppName(fields.get('App'))
     const service = parseServiceName(fields.get('Service'))
     const envFile = fields.get('EnvFile')?.replaceAll('%%', '%')
-    return { app, service, slot, release: isReleaseId(release) ? release : undefined, envFile }
+    // Units of an agent that knew no revisions have none.
+    const envRevision = Number(fields.get('EnvRevision') ?? 0)
+    return { app, service, slot, release: isReleaseId(release) ? release : undefined, envFile, envRevision }
   } catch (error) {
     // A name that is none of ours: somebody else's file, or edited beyond recognition. Either way not ours to touch.
     if (error instanceof Failure) return undefined
@@ -88,6 +91,7 @@ Service=${service}
 Slot=${slot}
 Release=${release}
 EnvFile=${plainText(unit.envFile)}
+EnvRevision=${unit.envRevision}
 `
 }
 

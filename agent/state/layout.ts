@@ -53,6 +53,9 @@ export function layoutAt(root: string, etc: string) {
     sharedPath: (app: AppName, path: string) => join(appDir(app), 'shared', path),
     envDir: (app: AppName) => join(appDir(app), 'env'),
     envRevision: (app: AppName, revision: number) => join(appDir(app), 'env', String(revision)),
+    /** Names the revision that a release last ran healthy with. */
+    releaseEnvLink: (app: AppName, id: ReleaseId) => join(appDir(app), 'env', id),
+    newestEnvLink: (app: AppName) => join(appDir(app), 'env', 'newest'),
     /** What one slot's process gets: its env revision with our own variables merged in. */
     slotEnv: (app: AppName, service: ServiceName, slot: Slot) => join(appDir(app), 'env', `${service}@${slot}.env`),
   }

@@ -112,7 +112,8 @@ export function readReleaseText(layout: Layout, app: AppName, id: ReleaseId): st
   }
 }
 
-function namesIn(dir: string): string[] {
+/** Nothing for a directory that is not there. */
+export function namesIn(dir: string): string[] {
   try {
     return readdirSync(dir)
   } catch (error) {

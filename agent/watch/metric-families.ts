@@ -50,6 +50,7 @@ const CHANGE_KINDS = keys({
   start: 0,
   prune: 0,
   rebuilt: 0,
+  env: 0,
 } satisfies Record<ChangeKind, 0>)
 
 export function familiesOf(facts: Facts): Family[] {

@@ -8,6 +8,7 @@ import { previousGood } from '../deploy/retention.ts'
 import { diskOf, diskState } from '../deploy/room.ts'
 import { servicesOf } from '../deploy/unit.ts'
 import type { InstalledUnit, UnitFacts } from '../init/init-system.ts'
+import { newestRevision, revisionOf } from '../state/env-revisions.ts'
 import { appsOn, currentRelease, readRelease, releasesOn } from '../state/release-store.ts'
 import { ledgerNotes } from './ledger-notes.ts'
 
@@ -50,7 +51,10 @@ async function appStatus(agent: Agent, app: AppName): Promise<AppStatus> {
   // With nothing serving, what was wanted is what there is to report on.
   const shown = current ?? (wanted !== null && onDisk.has(wanted) ? wanted : null)
   const installed = await init.installed(app)
-  const services = shown === null ? [] : await servicesStatus(agent, app, { shown, wanted, installed })
+  const envRevision = current === null ? newestRevision(layout, app) : revisionOf(layout, app, current)
+  // What failed with another environment is of the same release, and yet not what serves.
+  const units = current === null ? installed : installed.filter((unit) => unit.envRevision === envRevision)
+  const services = shown === null ? [] : await servicesStatus(agent, app, { shown, wanted, installed: units })
   const up = services.some(({ state }) => state === 'running' || state === 'starting' || state === 'degraded')
   return {
     app,
@@ -59,6 +63,7 @@ async function appStatus(agent: Agent, app: AppName): Promise<AppStatus> {
     previousGood: previousGood(known, current),
     bytesOnDisk,
     releasesKept: onDisk.size,
+    envRevision,
     lastSwitch: ledger.lastSwitch(app),
     services,
   }

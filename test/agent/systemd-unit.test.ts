@@ -29,6 +29,7 @@ const unit: UnitSpec = {
   appsDir: '/var/lib/tarmac/apps',
   env: {},
   envFile: '/var/lib/tarmac/apps/shop/env/web@a.env',
+  envRevision: 7,
   writableDirs: ['/var/lib/tarmac/apps/shop/shared/uploads'],
 }
 const textOf = (change: Partial<UnitSpec> = {}, systemdVersion = 249) =>
@@ -39,8 +40,8 @@ const isFailure = (code: string) => (error: unknown) => error instanceof Failure
 test('a unit says in its first line who manages it and at its end whose it is', () => {
   const text = textOf()
   assert.match(text, /^# Managed by tarmac/)
-  const { app, service, slot, envFile } = unit
-  assert.deepEqual(unitOwner(text), { app, service, slot, release, envFile })
+  const { app, service, slot, envFile, envRevision } = unit
+  assert.deepEqual(unitOwner(text), { app, service, slot, release, envFile, envRevision })
 })
 
 test('a file tarmac did not write has no owner', () => {

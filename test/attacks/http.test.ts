@@ -126,6 +126,10 @@ test('strangers hear 401 whatever they ask for, so that they cannot tell what th
     ['POST', '/v1/apps/shop/restart'],
     ['POST', '/v1/apps/shop/stop'],
     ['POST', '/v1/apps/shop/start'],
+    ['GET', '/v1/apps/shop/env'],
+    ['POST', '/v1/apps/shop/env'],
+    ['GET', '/v1/apps/shop/env'],
+    ['POST', '/v1/apps/shop/env'],
   ]
   const before = groundOf(world.root)
   const seen = new Set<string>()

@@ -96,6 +96,7 @@ export async function unitIn(root: string, shell: string, spec: Partial<ServiceS
     appsDir: root,
     env: { OUT: out },
     envFile: join(root, 'env', 'web@a.env'),
+    envRevision: 0,
     writableDirs: [out],
   }
 }

@@ -103,6 +103,7 @@ export async function addTrial(made: Prepared, options: TrialOptions): Promise<T
     appsDir: layout.appsDir,
     env: { OUT: out, ...options.env },
     envFile: layout.slotEnv(app, key.service, key.slot),
+    envRevision: 0,
     writableDirs: [out],
   }
   return { ...made, key, unit, exits: [], out }

@@ -43,6 +43,8 @@ export interface World {
   tarmac(...argv: string[]): Promise<Ran>
   /** The same, not waited for. */
   tarmacBegin(...argv: string[]): Running
+  /** The same as `tarmac`, with that on its stdin. */
+  tarmacFed(input: string, ...argv: string[]): Promise<Ran>
   agentCommand(...argv: string[]): Promise<Ran>
   startAgent(...argv: string[]): Promise<void>
   /** SIGTERM by default; waits for the end. */
@@ -62,11 +64,17 @@ export interface World {
 
 /**
  * `trusted: false` leaves the signers and the pin to the test; `started: false` the start of the agent. With `faults`
- * the agent ends where `fault` says.
+ * the agent ends where `fault` says. `environment` is added to that of the client and the agent.
  */
 export async function makeWorld(
   t: TestContext,
-  options: { trusted?: boolean; started?: boolean; toml?: string; faults?: boolean } = {},
+  options: {
+    trusted?: boolean
+    started?: boolean
+    toml?: string
+    faults?: boolean
+    environment?: NodeJS.ProcessEnv
+  } = {},
 ): Promise<World> {
   const dir = mkdtempSync(join(tmpdir(), 'tarmac-test-'))
   // As root the app runs as its own user, who must get to it.
@@ -76,7 +84,7 @@ export async function makeWorld(
   const root = join(dir, 'root')
   for (const path of [join(home, '.ssh'), project]) mkdirSync(path, { recursive: true })
   const faultFile = join(dir, 'fault')
-  const env: NodeJS.ProcessEnv = { PATH: process.env.PATH ?? '', HOME: home, LANG: 'C.UTF-8' }
+  const env: NodeJS.ProcessEnv = { PATH: process.env.PATH ?? '', HOME: home, LANG: 'C.UTF-8', ...options.environment }
   if (options.faults) env.TARMAC_FAULT_FILE = faultFile
   const port = await freePort()
   const agentPort = await freePort()
@@ -97,6 +105,8 @@ export async function makeWorld(
     keyFile,
     tarmac: (...argv) => begin('client/main.ts', argv).ended,
     tarmacBegin: (...argv) => begin('client/main.ts', argv),
+    tarmacFed: (input, ...argv) =>
+      beginNode([join(checkout, 'client/main.ts'), ...argv], { env, cwd: project, input }).ended,
     agentCommand: (...argv) => begin('agent/main.ts', [...argv, '--root', root]).ended,
     async startAgent(...argv) {
       const started = begin('agent/main.ts', ['run', '--root', root, '--init', 'embedded', ...argv])
@@ -220,9 +230,11 @@ export function copyOf(t: TestContext, from: string): string {
 
 function beginNode(
   argv: string[],
-  options: { env: NodeJS.ProcessEnv; cwd: string },
+  { input, ...options }: { env: NodeJS.ProcessEnv; cwd: string; input?: string },
 ): Running & { onOutput(listener: (text: string) => void): void } {
-  const child = spawn(process.execPath, argv, { ...options, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, argv, { ...options, stdio: ['pipe', 'pipe', 'pipe'] })
+  // Most read nothing and may be gone before.
+  child.stdin.on('error', () => {}).end(input ?? '')
   const ran: Ran = { exit: null, stdout: '', stderr: '' }
   const listeners: ((text: string) => void)[] = []
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
