@@ -46,6 +46,10 @@ export const FAILURES = {
   limit_exceeded: { status: 413, exit: 3 },
   command_refused: { status: 422, exit: 3 },
   disk_full: { status: 507, exit: 3 },
+  // the host cannot take it, whatever was sent
+  disk_read_only: { status: 507, exit: 3 },
+  disk_failing: { status: 507, exit: 3 },
+  files_exhausted: { status: 503, exit: 3 },
   ledger_unwritable: { status: 507, exit: 3 },
   // the way there
   agent_unreachable: { status: 503, exit: 4 },

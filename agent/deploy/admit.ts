@@ -10,6 +10,8 @@ import { removeEmptyDirs, removeIfEmpty } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
 import { makeAppDirs, missingObjects, modesOf, removeObjects, storeObject } from '../state/objects.ts'
 import { currentRelease, readReleaseText, releasesOn } from '../state/release-store.ts'
+import { asFailure } from '../state/trouble.ts'
+import type { Spend } from './room.ts'
 
 /** A manifest that known people signed for this app. Only `proveManifest` makes one. */
 export interface Proved {
@@ -67,22 +69,22 @@ export function provenSigners(
 }
 
 /**
- * Stores the objects that came and checks that the release is whole. What a refused upload brought is removed again;
- * what a cut connection brought stays, each object proved, so that the next push need not send it.
+ * Stores the objects that came and checks that the release is whole. Gives the paths of those that are new. What a
+ * refused upload brought is removed again, also when it is the disk that refuses; what a cut connection brought stays,
+ * each object proved, so that the next push need not send it.
  */
 export async function storeObjects(
   layout: Layout,
   { signed }: Proved,
-  first: IteratorResult<BundleEntry>,
-  rest: AsyncIterator<BundleEntry>,
-): Promise<{ stored: number; bytes: number }> {
+  { first, rest }: { first: IteratorResult<BundleEntry>; rest: AsyncIterator<BundleEntry> },
+  spend: Spend,
+): Promise<string[]> {
   const { manifest } = signed
   const sizes = objectsOf(manifest)
   const modes = modesOf(manifest)
   const brought: string[] = []
   makeAppDirs(layout, manifest.app)
   reach('upload.begun')
-  let bytes = 0
   try {
     const came = new Set<Sha256>()
     for (let next = first; !next.done; next = await rest.next()) {
@@ -91,9 +93,8 @@ export async function storeObjects(
         throw new Failure('bundle_malformed', `read bundle: a ${entry.kind} after the objects began`)
       const mode = expectedMode(entry, { sizes, modes, came })
       came.add(entry.sha256)
-      const path = await storeObject(layout, manifest.app, entry, mode)
+      const path = await storeObject(layout, manifest.app, { ...entry, content: spent(entry.content, spend) }, mode)
       if (path !== undefined) brought.push(path)
-      bytes += entry.size
     }
     const missing = await missingObjects(layout, manifest)
     if (missing.length > 0) {
@@ -106,10 +107,18 @@ export async function storeObjects(
       )
     }
   } catch (error) {
-    if (error instanceof Failure) removeObjects(brought)
-    throw error
+    const failure = asFailure(`push ${manifest.app}`, error, layout.root)
+    if (failure !== undefined) removeObjects(brought)
+    throw failure ?? error
   }
-  return { stored: brought.length, bytes }
+  return brought
+}
+
+async function* spent(content: AsyncIterable<Buffer>, spend: Spend): AsyncGenerator<Buffer> {
+  for await (const chunk of content) {
+    await spend(chunk.length)
+    yield chunk
+  }
 }
 
 /**

@@ -4,8 +4,10 @@ import { setImmediate as breathe } from 'node:timers/promises'
 import { isFile, isLink, type Signed } from '../../shared/manifest.ts'
 import { removeTree, renameWhole, syncFilesystem } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
+import { removeObjectsOf } from '../state/object-sweep.ts'
 import { linkObject } from '../state/objects.ts'
 import { type Release, releasesOn } from '../state/release-store.ts'
+import { nameOfTrouble } from '../state/trouble.ts'
 
 /** After so many entries the event loop gets its turn, so that `status` answers meanwhile. */
 const ENTRIES_PER_TURN = 500
@@ -45,10 +47,23 @@ export async function assemble(layout: Layout, signed: Signed, signatures: strin
     await syncFilesystem(staging)
     await renameWhole(staging, layout.releaseDir(app, id))
   } catch (error) {
-    await removeTree(staging)
+    await withdraw(layout, signed)
     throw error
   }
   return { id, manifest }
+}
+
+/**
+ * There is no release: what came for it goes too, and room is what it most likely lacked. What a failing disk does not
+ * let go is swept at the next start; it must not hide why.
+ */
+async function withdraw(layout: Layout, { id, manifest: { app, files } }: Signed): Promise<void> {
+  try {
+    await removeTree(layout.staging(app, id))
+    await removeObjectsOf(layout, app, files)
+  } catch (error) {
+    if (nameOfTrouble(error) === undefined) throw error
+  }
 }
 
 /** A relative link, so that the release reads the same under any root. */

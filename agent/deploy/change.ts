@@ -6,6 +6,7 @@ import { reach } from '../fault.ts'
 import type { Ledger } from '../state/ledger.ts'
 import type { DeployEnd, OpenDeploy } from '../state/ledger-deploys.ts'
 import { currentRelease } from '../state/release-store.ts'
+import { asFailure } from '../state/trouble.ts'
 import type { Operation } from './operations.ts'
 
 /** Takes each line as it happens. Must not throw: a client that hung up is no reason to stop a deploy. */
@@ -185,12 +186,12 @@ export async function runChange(agent: Agent, change: Change, work: () => Promis
 async function early(agent: Agent, change: Change, error: unknown): Promise<ChangeFailed> {
   const { ledger } = agent
   const running = await runningNow(agent, change.app)
-  const known = error instanceof Failure
-  const reason = known ? error.message : `a bug in the agent: ${reasonOf(error)}`
+  const known = asFailure(`${change.kind} ${change.app}`, error, agent.layout.root)
+  const reason = known?.message ?? `a bug in the agent: ${reasonOf(error)}`
   if (change.to !== null && change.to !== change.from && change.to !== running)
     ledger.setState(change.app, change.to, 'failed')
-  const failure = new Failure(codeOf(error, running), reason, {
-    hint: known && error.hint !== undefined ? error.hint : 'the agent log says more: journalctl -u tarmac-agent',
+  const failure = new Failure(codeOf(known, running), reason, {
+    hint: known?.hint ?? 'the agent log says more: journalctl -u tarmac-agent',
     cause: error,
   })
   return new ChangeFailed(failure, {

@@ -17,7 +17,7 @@ import { type Loop, loopReceipt } from './looping.ts'
 import type { Operation } from './operations.ts'
 import { pruneApp } from './prune.ts'
 import { previousGood } from './retention.ts'
-import { checkRoom } from './room.ts'
+import { checkRoom, watchRoom } from './room.ts'
 import {
   endOld,
   isStopped,
@@ -45,8 +45,8 @@ export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<Bu
     const { proved, first } = await proveManifest(bundle, { app, signers: readSigners(agent.layout), now: new Date() })
     refuseNamesake(agent.layout, proved.signed)
     refuseLaunchers(proved.signed.manifest)
-    await checkRoom(agent, proved.signed.manifest)
-    await storeObjects(agent.layout, proved, first, bundle)
+    await checkRoom(agent, proved)
+    await storeObjects(agent.layout, proved, { first, rest: bundle }, watchRoom(agent, app))
     return proved
   } catch (error) {
     tidyRefused(agent.layout, app)
@@ -111,6 +111,14 @@ export async function applyEnv(agent: Agent, ask: Ask, env: Environment): Promis
  * Measured and pruned is either way.
  */
 async function switchTo(agent: Agent, outfit: Outfit, change: Change): Promise<void> {
+  try {
+    await moveTo(agent, outfit, change)
+  } finally {
+    await pruneApp(agent, change)
+  }
+}
+
+async function moveTo(agent: Agent, outfit: Outfit, change: Change): Promise<void> {
   const { release } = outfit
   const serving: Serving = await servingNow(agent, change.app)
   const units = await prepareUnits(agent, outfit, serving)
@@ -132,7 +140,6 @@ async function switchTo(agent: Agent, outfit: Outfit, change: Change): Promise<v
     throw await goBack(agent, { release, units, serving, progress, cause }, change)
   } finally {
     change.probed(await probing.end())
-    await pruneApp(agent, change)
   }
 }
 

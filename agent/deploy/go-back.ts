@@ -5,6 +5,7 @@ import type { Agent } from '../agent.ts'
 import type { UnitFacts, UnitKey, UnitSpec } from '../init/init-system.ts'
 import { readEnvironment } from '../state/env-revisions.ts'
 import { type Release, readRelease } from '../state/release-store.ts'
+import { troubleWords } from '../state/trouble.ts'
 import { type Change, ChangeFailed } from './change.ts'
 import { NotHealthy } from './gate.ts'
 import { endOld, makeCurrent, openUp, type Progress, type Serving, startUnits } from './switch.ts'
@@ -179,7 +180,7 @@ export async function receiptOf(
           : change.phase === 'healthy'
             ? 'switch'
             : 'start',
-    reason: `${service === null ? '' : `${service} `}${reasonOf(cause)}${how}`,
+    reason: `${service === null ? '' : `${service} `}${troubleWords(cause, agent.layout.root)}${how}`,
     exit,
     respawns: facts?.respawns ?? null,
     output: await outputOf(agent, release, service),

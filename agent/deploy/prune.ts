@@ -9,6 +9,7 @@ import { pruneRevisions } from '../state/env-revisions.ts'
 import type { Layout } from '../state/layout.ts'
 import { bytesOfObjects, removeObjectsOf, removeOrphans, type Sweep } from '../state/object-sweep.ts'
 import { parseStored, releasesOn, removedOn } from '../state/release-store.ts'
+import { troubleWords } from '../state/trouble.ts'
 import { type Change, openChange, runChange } from './change.ts'
 import type { Ask } from './deploy.ts'
 import { planPrune, refuseBroken } from './prune-plan.ts'
@@ -47,7 +48,7 @@ export async function carryOut(agent: Agent, change: Change): Promise<void> {
     try {
       await work()
     } catch (error) {
-      trouble.push(`${id}: ${reasonOf(error)}`)
+      trouble.push(`${id}: ${troubleWords(error, layout.root)}`)
     }
   }
   const deleteAll = async (): Promise<void> => {

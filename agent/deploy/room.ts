@@ -1,13 +1,17 @@
 import { statfs } from 'node:fs/promises'
 import prettyBytes from 'pretty-bytes'
 import { Failure } from '../../shared/failure.ts'
-import { type Manifest, objectsOf } from '../../shared/manifest.ts'
+import type { Signed } from '../../shared/manifest.ts'
+import type { AppName } from '../../shared/names.ts'
 import type { DiskState } from '../../shared/wire.ts'
 import { type Config, DEFAULTS } from '../config.ts'
-import { missingObjects } from '../state/objects.ts'
+import { lackingObjects } from '../state/objects.ts'
+import { type Room, roomNeeded } from './room-needed.ts'
 
 export interface Disk {
   path: string
+  /** A file takes whole ones of these. */
+  blockBytes: number
   totalBytes: number
   freeBytes: number
   totalInodes: number
@@ -21,6 +25,7 @@ export async function diskOf({ layout, reserve }: Pick<Config, 'layout' | 'reser
   const totalBytes = bsize * blocks
   return {
     path: layout.root,
+    blockBytes: bsize,
     totalBytes,
     freeBytes: bsize * bavail,
     totalInodes: files,
@@ -39,42 +44,64 @@ export function diskState(disk: Disk): DiskState {
   return least < 1 ? 'critical' : least < DEFAULTS.lowFactor ? 'low' : 'ok'
 }
 
-/** Refuses what would not fit, with the numbers. Throws `disk_full`. */
-export async function checkRoom({ config }: { config: Config }, manifest: Manifest): Promise<void> {
+/** Refuses what would not fit, with the numbers; else says what it takes. Throws `disk_full`. */
+export async function checkRoom(
+  { config }: { config: Config },
+  { signed, signatures }: { signed: Signed; signatures: readonly string[] },
+): Promise<Room> {
+  const { manifest, text } = signed
   const disk = await diskOf(config)
-  const need = await roomNeeded(config, manifest, disk)
-  if (need.bytes > disk.freeBytes - disk.reserveBytes) {
-    throw new Failure(
-      'disk_full',
-      `push ${manifest.app}: needs ${prettyBytes(need.bytes)}; ${disk.path} has ${prettyBytes(disk.freeBytes)} free, of which ${prettyBytes(disk.reserveBytes)} stay in reserve`,
-      { hint: 'keep fewer releases ([keep] in tarmac.toml), or make room on the host' },
-    )
+  const lacking = await lackingObjects(config.layout, manifest)
+  const coming = { manifest, textBytes: Buffer.byteLength(text), signatures: signatures.length, lacking }
+  const needed = roomNeeded(coming, disk.blockBytes)
+  const short = shortOf(disk, needed)
+  if (short.length === 0) return needed
+  const amounts = {
+    bytes: `needs ${prettyBytes(needed.bytes)}, and ${disk.path} has ${prettyBytes(disk.freeBytes)} free, of which ${prettyBytes(disk.reserveBytes)} stay in reserve`,
+    inodes: `needs ${needed.inodes} inodes, and ${disk.path} has ${disk.freeInodes} free, of which ${disk.reserveInodes} stay in reserve`,
   }
-  if (disk.totalInodes > 0 && need.inodes > disk.freeInodes - disk.reserveInodes) {
+  throw new Failure('disk_full', `push ${manifest.app}: ${short.map((what) => amounts[what]).join('; it ')}`, {
+    hint: short.includes('inodes')
+      ? 'keep fewer releases ([keep] in tarmac.toml), or leave out files nobody runs (.tarmacignore)'
+      : 'keep fewer releases ([keep] in tarmac.toml), or make room on the host',
+  })
+}
+
+/** How much may come before the disk is asked again: little beside any reserve, and 0.1 % of the time. */
+const BYTES_PER_LOOK = 4 * 1024 ** 2
+const CALLS_PER_LOOK = 100
+
+/** To be told of all that is about to be written. Throws `disk_full`. */
+export type Spend = (bytes: number) => Promise<void>
+
+/**
+ * What fitted before the upload may fit no more: others write too, and so do two pushes of two apps. Half the reserve is
+ * for them and for what a file system needs beside; below that an upload ends, before nobody can write any more.
+ */
+export function watchRoom({ config }: { config: Config }, app: AppName): Spend {
+  let bytes = 0
+  let calls = 0
+  return async (more) => {
+    bytes += more
+    if (bytes < BYTES_PER_LOOK && ++calls < CALLS_PER_LOOK) return
+    bytes = 0
+    calls = 0
+    const disk = await diskOf(config)
+    const short = shortOf(disk, { bytes: -disk.reserveBytes / 2, inodes: -disk.reserveInodes / 2 })
+    if (short.length === 0) return
     throw new Failure(
       'disk_full',
-      `push ${manifest.app}: needs ${need.inodes} inodes; ${disk.path} has ${disk.freeInodes} free, of which ${disk.reserveInodes} stay in reserve`,
-      { hint: 'keep fewer releases ([keep] in tarmac.toml), or leave out files nobody runs' },
+      `push ${app}: the disk filled up during the upload: ${disk.path} has ${prettyBytes(disk.freeBytes)} and ${disk.freeInodes} inodes free, of which ${prettyBytes(disk.reserveBytes)} and ${disk.reserveInodes} are the reserve`,
+      { hint: 'nothing of it was kept; make room on the host and push again' },
     )
   }
 }
 
-/** Objects to store, a block each at the least, and a directory entry per file: hard links cost no inode of their own. */
-async function roomNeeded(
-  { layout }: Config,
-  manifest: Manifest,
-  disk: Disk,
-): Promise<{ bytes: number; inodes: number }> {
-  const BLOCK = 4096
-  /** A name, an inode number and padding in a directory block. */
-  const LINK_BYTES = 64
-  const sizes = objectsOf(manifest)
-  const missing = await missingObjects(layout, manifest)
-  const objects = missing.reduce((sum, digest) => sum + Math.ceil((sizes.get(digest) ?? 0) / BLOCK) * BLOCK, 0)
-  const dirs = new Set(manifest.files.map(({ path }) => path.slice(0, Math.max(0, path.lastIndexOf('/')))))
-  const links = manifest.files.filter((entry) => 'link' in entry).length
-  return {
-    bytes: objects + dirs.size * BLOCK + manifest.files.length * LINK_BYTES,
-    inodes: disk.totalInodes === 0 ? 0 : missing.length + dirs.size + links + 8,
-  }
+/** Pure: what there would be too little of. */
+export function shortOf(disk: Disk, needed: Room): ('bytes' | 'inodes')[] {
+  const short: ('bytes' | 'inodes')[] = []
+  if (needed.bytes > disk.freeBytes - disk.reserveBytes) short.push('bytes')
+  // btrfs and some network file systems count no inodes.
+  if (disk.totalInodes > 0 && needed.inodes > disk.freeInodes - disk.reserveInodes) short.push('inodes')
+  return short
 }

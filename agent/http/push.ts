@@ -26,11 +26,13 @@ export async function missing(agent: Agent, app: AppName, c: Context): Promise<R
     const busy = agent.operations.of(app)
     if (busy) throw busyFailure(busy)
     const { manifest, id } = proved.signed
-    await checkRoom(agent, manifest)
+    const running = alreadyRunning(agent, proved)
+    // It is here in full: pushed again with --force it takes next to nothing, and that is checked then.
+    if (running === null) await checkRoom(agent, proved)
     const answer: MissingAnswer = {
       release: id,
       missing: await missingObjects(agent.layout, manifest),
-      alreadyRunning: alreadyRunning(agent, proved),
+      alreadyRunning: running,
     }
     return c.json(answer)
   } finally {

@@ -54,9 +54,9 @@ export function routesOf(agent: Agent, metrics: Metrics): Hono<Env> {
     const failure = new Failure('route_unknown', `${c.req.method} ${c.req.path}: there is no such route`, {
       hint: 'is the agent older than the client? compare: tarmac --version, tarmac status',
     })
-    return respondTo(failure, c, agent.log)
+    return respondTo(failure, c, agent)
   })
-  routes.onError((error, c) => respondTo(error, c, agent.log))
+  routes.onError((error, c) => respondTo(error, c, agent))
   return routes
 }
 

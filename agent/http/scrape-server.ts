@@ -12,11 +12,14 @@ import { type Listening, listening } from './server.ts'
  * Where a Prometheus on this host scrapes, which cannot sign a connection: `GET /metrics` and nothing else, with no
  * question who asks, on the loopback address that the admin chose. Undefined when none was chosen.
  */
-export async function listenForScrapes({ config, log }: Agent, metrics: Metrics): Promise<Listening | undefined> {
+export async function listenForScrapes(
+  { config, layout, log }: Agent,
+  metrics: Metrics,
+): Promise<Listening | undefined> {
   if (config.metrics === undefined) return undefined
   const routes = new Hono()
   routes.get('/metrics', (c) => answerScrape(metrics, c))
-  routes.onError((error, c) => respondTo(error, c, log))
+  routes.onError((error, c) => respondTo(error, c, { layout, log }))
   const server = createAdaptorServer({
     fetch: routes.fetch,
     createServer,

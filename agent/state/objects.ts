@@ -20,6 +20,7 @@ import { isFile, type Manifest, type Mode } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
 import { placeFile, removeIfEmpty } from './disk.ts'
 import type { Layout } from './layout.ts'
+import { nameOfTrouble } from './trouble.ts'
 
 // The contents of files, each stored once per app under its digest, root-owned and read-only, and hard-linked into
 // releases. Executables are objects of their own, since a mode belongs to the inode.
@@ -62,6 +63,30 @@ export async function missingObjects(layout: Layout, manifest: Manifest): Promis
     if (++looked % (FILES_PER_TURN * 5) === 0) await breathe()
   }
   return missing
+}
+
+/** What a release would add to the store. A content that is needed in two modes is two objects. */
+export interface Lacking {
+  objects: { sha256: Sha256; mode: Mode; size: number }[]
+  /** Directories of the store that are not there yet. */
+  shards: number
+}
+
+export async function lackingObjects(layout: Layout, { app, files }: Manifest): Promise<Lacking> {
+  const lacking = new Map<string, Lacking['objects'][number]>()
+  const shards = new Map<string, boolean>()
+  let looked = 0
+  for (const entry of files) {
+    if (!isFile(entry)) continue
+    const { sha256, mode, size } = entry
+    const path = layout.object(app, sha256, mode)
+    if (++looked % (FILES_PER_TURN * 5) === 0) await breathe()
+    if (lacking.has(path) || existsSync(path)) continue
+    lacking.set(path, { sha256, mode, size })
+    const shard = dirname(path)
+    if (!shards.has(shard)) shards.set(shard, existsSync(shard))
+  }
+  return { objects: [...lacking.values()], shards: [...shards.values()].filter((isThere) => !isThere).length }
 }
 
 export interface IncomingObject {
@@ -159,11 +184,18 @@ export function linkObject(
   linkSync(object, path)
 }
 
-/** Takes back what a refused upload brought, but for what a release links to by now. */
+/**
+ * Takes back what a refused upload brought, but for what a release links to by now. What a failing disk does not let go
+ * is collected later: it must not hide the refusal.
+ */
 export function removeObjects(paths: string[]): void {
   for (const path of paths) {
-    if (lstatSync(path).nlink > 1) continue
-    unlinkSync(path)
-    removeIfEmpty(dirname(path))
+    try {
+      if (lstatSync(path).nlink > 1) continue
+      unlinkSync(path)
+      removeIfEmpty(dirname(path))
+    } catch (error) {
+      if (nameOfTrouble(error) === undefined) throw error
+    }
   }
 }

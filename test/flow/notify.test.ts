@@ -87,6 +87,7 @@ test('an agent that starts on a full disk says so, once', async (t) => {
 test('a disk is told when it gets low and when it gets critical, and not on its way up', () => {
   const states: DiskState[] = ['ok', 'ok', 'low', 'low', 'critical', 'critical', 'low', 'ok', 'critical']
   const disk = {
+    blockBytes: 4096,
     path: '/',
     totalBytes: 9,
     freeBytes: 1,

@@ -64,7 +64,8 @@ export interface World {
 
 /**
  * `trusted: false` leaves the signers and the pin to the test; `started: false` the start of the agent. With `faults`
- * the agent ends where `fault` says. `environment` is added to that of the client and the agent.
+ * the agent ends where `fault` says. `environment` is added to that of the client and the agent. `root`: another place
+ * than below `dir`, on a small disk for example.
  */
 export async function makeWorld(
   t: TestContext,
@@ -74,6 +75,7 @@ export async function makeWorld(
     toml?: string
     faults?: boolean
     environment?: NodeJS.ProcessEnv
+    root?: string
   } = {},
 ): Promise<World> {
   const dir = mkdtempSync(join(tmpdir(), 'tarmac-test-'))
@@ -81,7 +83,7 @@ export async function makeWorld(
   chmodSync(dir, 0o711)
   const home = join(dir, 'home')
   const project = join(dir, 'project')
-  const root = join(dir, 'root')
+  const root = options.root ?? join(dir, 'root')
   for (const path of [join(home, '.ssh'), project]) mkdirSync(path, { recursive: true })
   const faultFile = join(dir, 'fault')
   const env: NodeJS.ProcessEnv = { PATH: process.env.PATH ?? '', HOME: home, LANG: 'C.UTF-8', ...options.environment }
