@@ -9,6 +9,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { styleText } from 'node:util'
+import { startCallers } from './callers.ts'
 
 const checkout = join(import.meta.dirname, '..')
 /** Far longer than an agent needs to listen on a slow machine. */
@@ -79,23 +80,35 @@ async function main(): Promise<void> {
   await client(['push'])
   await curl(port)
 
-  say('5. Push version 2, which crashes at its start. It is given up after the respawn limit; version 1 answers again.')
+  say('From here on four callers ask for that page without end, two of them by connections that stay open.')
+  const callers = startCallers(`http://127.0.0.1:${port}/`)
+  const counted = () => {
+    const { requests, failed } = callers.count()
+    print(styleText(failed === 0 ? 'green' : 'red', `${failed} of ${requests} requests failed`))
+  }
+
+  say('5. Push version 2, which crashes at its start. It is given up after the respawn limit; nobody noticed.')
   writeFileSync(join(project, 'VERSION'), '2\n')
   const good = readFileSync(join(project, 'server.mjs'), 'utf8')
   writeFileSync(join(project, 'server.mjs'), "throw new Error('version 2 cannot find its database')\n")
-  await client(['push'], 7)
+  await client(['push'], 6)
   await curl(port)
+  counted()
 
   say('6. Push version 3, which works. Only the files that changed travel.')
   writeFileSync(join(project, 'VERSION'), '3\n')
   writeFileSync(join(project, 'server.mjs'), good)
   await client(['push'])
   await curl(port)
+  counted()
 
   say('7. See what runs, and go back to version 1: no build, no upload.')
   await client(['status'])
   await client(['rollback'])
   await curl(port)
+  await callers.stop()
+  counted()
+  if (callers.count().failed > 0) throw new Error('requests failed')
   await client(['releases'])
 }
 
