@@ -2,6 +2,7 @@ import { parse as parseShell } from 'shell-quote'
 import { parseBytes, parseDurationMs } from '../shared/duration.ts'
 import { Failure } from '../shared/failure.ts'
 import type { Command, ServiceSpec } from '../shared/manifest.ts'
+import { refuseLauncher } from './launcher.ts'
 import type { ProjectToml } from './project.ts'
 
 // A service of tarmac.toml as the manifest says it: every default written out, each with its reason.
@@ -23,14 +24,20 @@ const DEFAULTS = {
 } as const
 
 /** Throws `config_invalid`. */
-export function serviceSpec(toml: ProjectToml, service: ProjectToml['services'][string], where: string): ServiceSpec {
+export function serviceSpec(
+  toml: ProjectToml,
+  service: ProjectToml['services'][string],
+  { where, dir }: { where: string; dir: string },
+): ServiceSpec {
   const { health = {} } = service
   const { restart = {}, limits } = toml
   const ms = (text: string, what: string) => parseDurationMs(text, `${where}: ${what}`)
   const { stopTimeout, restartStopTimeout } = DEFAULTS
   const change = changeOf(service, where)
+  const command = parseCommand(service.command, where)
+  if (change.switch === 'slots') refuseLauncher(command, { where, dir })
   return {
-    command: parseCommand(service.command, where),
+    command,
     ...(service.port === undefined ? {} : { port: service.port }),
     ...change,
     health: {

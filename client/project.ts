@@ -120,7 +120,7 @@ export function parseProject(text: string, file: { name: string; dir: string }):
   const services = Object.fromEntries(
     Object.entries(toml.services).map(([name, service]) => [
       parseServiceName(name),
-      serviceSpec(toml, service, `${file.name}: services.${name}`),
+      serviceSpec(toml, service, { where: `${file.name}: services.${name}`, dir: file.dir }),
     ]),
   )
   const app = parseAppName(toml.app)

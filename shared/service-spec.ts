@@ -5,6 +5,12 @@ import * as v from 'valibot'
 /** `exec` is run as it is; `shell` goes to /bin/sh -c. */
 export type Command = { exec: string[] } | { shell: string }
 
+/**
+ * Programs that are Node themselves, and Node closes inherited descriptors in its children: what they start gets none, so
+ * they can start no service that hands its port over.
+ */
+export const LAUNCHERS: readonly string[] = ['npm', 'npx', 'yarn', 'pnpm', 'cross-env', 'bunx']
+
 export interface ServiceSpec {
   command: Command
   port?: number

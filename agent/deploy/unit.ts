@@ -2,6 +2,7 @@ import { basename } from 'node:path'
 import { Failure } from '../../shared/failure.ts'
 import type { Command, Manifest, ServiceSpec } from '../../shared/manifest.ts'
 import type { ReleaseId, ServiceName, Slot } from '../../shared/names.ts'
+import { LAUNCHERS } from '../../shared/service-spec.ts'
 import type { Variables } from '../../shared/variables.ts'
 import type { Account, UnitSpec } from '../init/init-system.ts'
 import type { Environment } from '../state/env-revisions.ts'
@@ -54,9 +55,6 @@ function isNode(command: Command): boolean {
   const first = basename(program) === 'env' ? (args.find((arg) => !/^-|=/.test(arg)) ?? '') : program
   return /^(?:node|nodejs)$/.test(basename(first)) || first.includes('node_modules/.bin/')
 }
-
-/** npm and its like are Node themselves, and Node closes inherited descriptors in its children: the app gets none. */
-const LAUNCHERS = ['npm', 'npx', 'yarn', 'pnpm', 'cross-env', 'bunx']
 
 /** Throws `command_refused` for a service that could never be handed its socket. */
 export function refuseLaunchers(manifest: Manifest): void {

@@ -4,6 +4,7 @@ import { Failure } from '../../shared/failure.ts'
 import { parseHostUrl } from '../config.ts'
 import type { Context } from '../context.ts'
 import { PROJECT_FILE } from '../ignore.ts'
+import { runnable } from '../launcher.ts'
 import { parseProject } from '../project.ts'
 import { askText } from '../prompt.ts'
 
@@ -55,7 +56,11 @@ function findProject(dir: string): Found {
   const entry = ['server.js', 'index.js', 'app.js', 'dist/server.js', 'dist/index.js', json.main ?? ''].find(
     (name) => name !== '' && existsSync(join(dir, name)),
   )
-  return { ...initial, app: named, command: start ?? (entry === undefined ? undefined : `node ${entry}`) }
+  return {
+    ...initial,
+    app: named,
+    command: start === undefined ? (entry === undefined ? undefined : `node ${entry}`) : runnable(start, dir),
+  }
 }
 
 function appName(text: string): string {

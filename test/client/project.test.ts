@@ -151,3 +151,38 @@ test('the file is looked for here and above', (t) => {
   )
   assert.ok(readFileSync(join(dir, 'tarmac.toml')))
 })
+
+test('a port is handed over unless the project says restart, and who stops it has time to answer what it has', () => {
+  const of = (lines: string) => service(`app = "shop"\n[services.web]\ncommand = "node server.js"\n${lines}`)
+  const facts = (lines: string) => [of(lines)?.switch, of(lines)?.stopTimeoutMs]
+  assert.deepEqual(facts('port = 3000'), ['slots', 36_000])
+  assert.deepEqual(facts('port = 3000\nswitch = "restart"'), ['restart', 10_000])
+  assert.deepEqual(facts(''), [undefined, 10_000])
+  assert.equal(of('overlap = true')?.overlap, true)
+  refused('app = "a"\n[services.web]\ncommand = "x"\nswitch = "slots"', /services\.web: switch: it has no port/)
+})
+
+test('npm and its like cannot start what hands its port over, and the refusal names the command to write instead', (t) => {
+  const dir = tempDir(t)
+  mkdirSync(join(dir, 'node_modules/.bin'), { recursive: true })
+  writeFileSync(join(dir, 'node_modules/.bin/fastify'), '')
+  const scripts = { start: 'node dist/server.js --fast', serve: 'fastify start app.js', next: 'next start -p 3000' }
+  writeFileSync(join(dir, 'package.json'), JSON.stringify({ scripts }))
+  const hint = (line: string, more = 'port = 3000') => {
+    const text = `app = "shop"\n[services.web]\ncommand = ${JSON.stringify(line)}\n${more}\n`
+    try {
+      parseProject(text, { name: 'tarmac.toml', dir })
+      return undefined
+    } catch (error) {
+      assert.ok(error instanceof Failure && error.code === 'command_refused', String(error))
+      return /command = "([^"]*)"/.exec(error.hint ?? '')?.[1]
+    }
+  }
+  assert.equal(hint('npm start'), 'node dist/server.js --fast')
+  assert.equal(hint('yarn serve'), 'node_modules/.bin/fastify start app.js')
+  assert.equal(hint('pnpm run next'), 'node node_modules/next/dist/bin/next start -p 3000')
+  assert.equal(hint('npx fastify start'), 'node_modules/.bin/fastify start')
+  assert.equal(hint('npm run absent'), 'node server.js')
+  assert.equal(hint('npm start', 'port = 3000\nswitch = "restart"'), undefined)
+  assert.equal(hint('npm start', ''), undefined)
+})
