@@ -1,4 +1,4 @@
-import { mkdirSync, statSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { Failure } from '../shared/failure.ts'
 import { version } from '../shared/version.ts'
@@ -59,7 +59,7 @@ export async function serve(overrides: Overrides): Promise<void> {
     pin: tls.pin,
     startedAt: new Date().toISOString(),
   })
-  await writeWhole(config.layout.preloadFile, preloadText, { mode: 0o444 })
+  await writePreload(config.layout.preloadFile)
   const loops = watchLoops(agent, notifier.tell)
   watchExits(agent, loops.look)
   await adopt({ layout: config.layout, ledger, log, signers })
@@ -130,6 +130,12 @@ async function initSystem(config: Config, log: Log): Promise<InitSystem> {
         hint: 'on a host without systemd: --init embedded',
       })
   }
+}
+
+/** Only when it is another one: an agent must start on a disk that has become read-only, too. */
+async function writePreload(file: string): Promise<void> {
+  if (existsSync(file) && readFileSync(file, 'utf8') === preloadText) return
+  await writeWhole(file, preloadText, { mode: 0o444 })
 }
 
 /** Not before the agent listens: it reads every change there ever was. */

@@ -15,6 +15,7 @@ import {
   paths,
   type ReleaseEntry,
 } from '../shared/wire.ts'
+import type { DoctorAnswer } from '../shared/wire-doctor.ts'
 import { type Connection, lost } from './connection.ts'
 
 // A function per route. What comes back is the agent's word for it; strings in it are escaped where they are printed.
@@ -87,6 +88,10 @@ export async function deploys(connection: Connection, app: AppName, count: numbe
 
 export async function ledger(connection: Connection): Promise<LedgerReport> {
   return (await json(connection, 'GET', paths.ledger)) as LedgerReport
+}
+
+export async function doctor(connection: Connection): Promise<DoctorAnswer> {
+  return (await json(connection, 'GET', paths.doctor)) as DoctorAnswer
 }
 
 export interface LogsAsked {

@@ -9,7 +9,7 @@ import { createPrint, onOutputClosed, type Print } from './print.ts'
 const EXIT_CODES = `
 Exit codes: 0 done · 1 a bug · 2 usage or configuration · 3 refused · 4 unreachable · 5 busy ·
 6 failed, the old release serves on · 7 failed and rolled back · 8 failed and nothing serves ·
-9 hosts differ · 10 unhealthy (status --check, deploys --verify) · 130 cancelled`
+9 hosts differ · 10 unhealthy (status --check, deploys --verify, doctor) · 130 cancelled`
 
 // No await at the top: the bundle is CommonJS, which has none.
 void main(process.argv).then((code) => {
@@ -169,6 +169,10 @@ function addQuestions(program: Command, run: Run): void {
           : (await import('./commands/deploys.ts')).deploys(context, number, { count: options.lines }),
       ),
     )
+  program
+    .command('doctor')
+    .description('looks at each host and at the way there: what is wrong, or soon will be; exit 10 if anything is bad')
+    .action(() => run(async (context) => (await import('./commands/doctor.ts')).doctor(context)))
   program
     .command('logs')
     .description("an app's own output, also of a release that is dead")

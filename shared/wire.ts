@@ -19,6 +19,7 @@ export const paths = {
   stop: (app: AppName) => `/v1/apps/${app}/stop`,
   start: (app: AppName) => `/v1/apps/${app}/start`,
   ledger: '/v1/ledger',
+  doctor: '/v1/doctor',
   deploys: (app: AppName) => `/v1/apps/${app}/deploys`,
   logs: (app: AppName) => `/v1/apps/${app}/logs`,
   env: (app: AppName) => `/v1/apps/${app}/env`,

@@ -9,6 +9,7 @@ import { explainPrune, planPrune } from '../deploy/prune-plan.ts'
 import type { LogQuery } from '../init/init-system.ts'
 import { revisionOf } from '../state/env-revisions.ts'
 import { appsOn, currentRelease, readRelease } from '../state/release-store.ts'
+import { examine } from '../watch/doctor.ts'
 import { agentStatus } from '../watch/status.ts'
 import { HEARTBEAT_MS } from './lines.ts'
 
@@ -55,6 +56,10 @@ export function deploys(agent: Agent, app: AppName, c: Context): Response {
   const entries = agent.ledger.deploys(app, limit)
   if (entries.length === 0) refuseUnknown(agent, app)
   return c.json({ deploys: entries })
+}
+
+export async function doctor(agent: Agent, c: Context): Promise<Response> {
+  return c.json(await examine(agent))
 }
 
 export async function ledger(agent: Agent, c: Context): Promise<Response> {

@@ -1,5 +1,6 @@
 import { mkdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import prettyBytes from 'pretty-bytes'
 import * as v from 'valibot'
 import { Failure, isErrno, reasonOf } from '../../shared/failure.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
@@ -7,7 +8,7 @@ import type { Log } from '../log.ts'
 import { writeWhole } from '../state/disk.ts'
 import { ensureAccount } from './accounts.ts'
 import { callerAccount } from './embedded-environment.ts'
-import { createLogBook } from './embedded-log.ts'
+import { createLogBook, MAX_LOG_BYTES } from './embedded-log.ts'
 import { readLogs } from './embedded-log-read.ts'
 import { killFamily, leftoverOf, membersOf, stampOf } from './embedded-process.ts'
 import { type Records, readEnvironment, recordsAt, writeEnvironment } from './embedded-record.ts'
@@ -172,6 +173,11 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
     },
     exitsSince: async () => null,
     logs: (query, signal) => readLogs(book, query, AbortSignal.any([signal, closing.signal])),
+    logLimit: async () => ({
+      state: 'ok',
+      what: `the agent keeps ${prettyBytes(MAX_LOG_BYTES)} of each service of a release`,
+      hint: null,
+    }),
     forgetRelease: (app: AppName, release: ReleaseId) => book.forget(app, release),
     close() {
       closed ??= shutDown()

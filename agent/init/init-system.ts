@@ -1,6 +1,7 @@
 import type { ServiceSpec } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId, ServiceName, Slot } from '../../shared/names.ts'
 import type { ExitFact, LogLine } from '../../shared/wire.ts'
+import type { Finding } from '../../shared/wire-doctor.ts'
 
 /** Which place of which service: names one unit on every init system. */
 export interface UnitKey {
@@ -173,6 +174,8 @@ export interface InitSystem {
   exitsSince(place: string | null): Promise<PastExits | null>
   /** Oldest first. */
   logs(query: LogQuery, signal: AbortSignal): AsyncIterable<LogLine>
+  /** How much of the disk the apps' output may take in all, and whether that is well. */
+  logLimit(): Promise<Finding>
   /** A release was pruned: logs that init keeps itself go with it. journald has caps of its own. */
   forgetRelease(app: AppName, release: ReleaseId): Promise<void>
   close(): Promise<void>

@@ -9,6 +9,7 @@ import { ensureAccount } from './accounts.ts'
 import { type InitSystem, type LogQuery, NO_UNIT, type UnitKey, type UnitSpec } from './init-system.ts'
 import { readJournal } from './journal.ts'
 import { exitsInJournal } from './journal-exits.ts'
+import { journalLimit } from './journal-limit.ts'
 import { connectSystemd, type Properties, type SystemdBus } from './systemd-bus.ts'
 import { envText } from './systemd-escape.ts'
 import { createExits } from './systemd-exits.ts'
@@ -95,6 +96,7 @@ export async function createSystemd({
       const services = installedIn(unitDir, query.app).map(({ service }) => service)
       return readJournal(query, { services, signal })
     },
+    logLimit: journalLimit,
     // journald has caps of its own and forgets the oldest first.
     forgetRelease: async () => {},
     close: () => bus.close(),

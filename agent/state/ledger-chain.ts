@@ -115,7 +115,10 @@ function lossOf(of: {
   if (why !== undefined) return { code: LOST, reason: why, missing }
   if (beginsChain && before === 'absent') return undefined
   const trouble = troubleAtEnd({ last, head: before, atHead })
-  return trouble && { code: last === NO_LINK ? LOST : REWOUND, reason: trouble.text, missing }
+  if (trouble === undefined) return undefined
+  return last === NO_LINK
+    ? { code: LOST, reason: 'the ledger holds no change', missing }
+    : { code: REWOUND, reason: trouble.text, missing }
 }
 
 /** After a ledger that was lost, or put back, the chain goes on from the newest link anything knows of. */

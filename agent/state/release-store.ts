@@ -12,9 +12,12 @@ export interface Release {
   manifest: Manifest
 }
 
-/** Apps that were pushed here. A stray directory (lost+found, a backup) is passed over, and stops nobody. */
+/** Apps that were pushed here. A stray directory (lost+found, a backup) or file is passed over, and stops nobody. */
 export function appsOn(layout: Layout): AppName[] {
-  return namesIn(layout.appsDir).filter(isAppName).sort()
+  return namesIn(layout.appsDir)
+    .filter(isAppName)
+    .filter((app) => statSync(layout.appDir(app), { throwIfNoEntry: false })?.isDirectory())
+    .sort()
 }
 
 /** Ids of the release directories there are; anything else that lies there is not ours to count or touch. */

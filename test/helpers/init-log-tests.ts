@@ -16,6 +16,14 @@ import {
 // Part of the contract suite: what processes wrote.
 
 export function logTests(make: MakeInit): void {
+  test('what is kept of logs has a limit, and it is told', async (t) => {
+    const { init } = await make(t)
+    t.after(() => init.close())
+    const { state, what, hint } = await init.logLimit()
+    assert.deepEqual([state, hint], ['ok', null], what)
+    assert.match(what, /keeps \S+/)
+  })
+
   test('logs come by release and service, oldest first, also of the dead', async (t) => {
     const program = 'echo "$NAME one"; echo "$NAME two" >&2; printf "\\033[31mred \\303\\274\\n"; exec sleep 1000'
     const trial = await beginTrial(t, make, { program, env: { NAME: 'web-first' } })
