@@ -29,7 +29,7 @@ test('README.md names every key of tarmac.toml, and the defaults that are in for
   for (const key of all) assert.match(reference, new RegExp(`(^|[[.])${key}(\\.|\\]| = )`, 'm'), key)
 
   const said = parse(reference).head
-  const inForce = parse('app = "shop"\n[services.web]\ncommand = "x"\n').head
+  const inForce = parse('app = "shop"\n[services.web]\ncommand = "x"\nport = 3000\n').head
   const { intervalMs, timeoutMs, settleMs } = said.services[WEB]?.health ?? {}
   assert.deepEqual({ intervalMs, timeoutMs, settleMs }, inForce.services[WEB]?.health)
   assert.deepEqual(said.services[WEB]?.restart, inForce.services[WEB]?.restart)
