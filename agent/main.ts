@@ -1,8 +1,7 @@
 import { Command, CommanderError } from 'commander'
-import { reasonOf } from '../shared/failure.ts'
+import { Failure, reasonOf } from '../shared/failure.ts'
 import { version } from '../shared/version.ts'
 import { print, printFailure } from './print.ts'
-import { asFailure } from './state/trouble.ts'
 
 // The agent's programs: `init` and `signers` are for the admin at the host's own prompt, `run` is what init starts.
 
@@ -73,10 +72,9 @@ void program.parseAsync().then(
 function exitCodeOf(error: unknown): number {
   // commander has printed its own message; help and version are no failures.
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
-  const failure = asFailure('tarmac-agent', error, '/')
-  if (failure !== undefined) {
-    printFailure(failure)
-    return failure.exit
+  if (error instanceof Failure) {
+    printFailure(error)
+    return error.exit
   }
   print.error(`a bug in tarmac-agent: ${error instanceof Error ? error.stack : reasonOf(error)}`)
   return 1

@@ -19,7 +19,6 @@ import { preloadText } from './preload/preload.ts'
 import { writeWhole } from './state/disk.ts'
 import { openLedger } from './state/ledger.ts'
 import { appsOn } from './state/release-store.ts'
-import { reserveAt } from './state/reserve.ts'
 import { readSigners } from './state/signers.ts'
 import { readTls } from './state/tls.ts'
 import { watchDisk } from './watch/disk-news.ts'
@@ -37,22 +36,18 @@ export async function serve(overrides: Overrides): Promise<void> {
   refuseClosedRoot(config)
   const log = createLog()
   if (config.faultFile !== undefined) armFaults(config.faultFile, log)
-  const reserve = reserveAt(config.layout, log)
-  // A ledger that is opened, and services that are started, write too.
-  reserve.giveBack()
   mkdirSync(config.layout.appsDir, { recursive: true, mode: 0o755 })
   mkdirSync(dirname(config.layout.preloadFile), { recursive: true, mode: 0o755 })
   const ledger = withFaultPoints(
     'ledger',
-    openLedger(config.layout, (what, err) => log.error({ what, err }, 'not in the ledger'), reserve.giveBack),
+    openLedger(config.layout, (what, err) => log.error({ what, err }, 'not in the ledger')),
   )
   const notifier = createNotifier(config.webhook, log)
-  const disk = watchDisk(config, { tell: notifier.tell, log, reserve })
+  const disk = watchDisk(config, { tell: notifier.tell, log })
   const agent: Agent = Object.freeze({
     config,
     layout: config.layout,
     ledger,
-    reserve,
     init: withFaultPoints('init', await initSystem(config, log)),
     operations: createOperations(),
     log,
@@ -70,9 +65,10 @@ export async function serve(overrides: Overrides): Promise<void> {
   await adopt({ layout: config.layout, ledger, log, signers })
   await sweep(agent)
   const metrics = createMetrics(agent)
-  // Before anything that runs is put in order: one whose port another agent has must not undo what that one is at.
-  const listening = await listen(agent, tls, metrics)
   const scrapes = await listenForScrapes(agent, metrics)
+  // Before anything that runs is put in order: one whose port another agent has must not undo what that one is at. And
+  // at once after it: no request must find an app that is not in order, and not busy.
+  const listening = await listen(agent, tls, metrics)
   const recovered = recover(agent)
   const where = `https://${listening.host.includes(':') ? `[${listening.host}]` : listening.host}:${listening.port}`
   log.info(

@@ -74,12 +74,10 @@ interface Watched {
 
 export function openChange(
   ask: Asked & Watched,
-  { ledger, layout, reserve }: Pick<Agent, 'ledger' | 'layout' | 'reserve'>,
+  { ledger, layout }: Pick<Agent, 'ledger' | 'layout'>,
   to: ReleaseId | null,
 ): Change {
   const { app, kind, who, key } = ask
-  // On a full disk a change may be the way out of it.
-  reserve.giveBack()
   const from = currentRelease(layout, app)
   const startedAt = new Date().toISOString()
   const id = ledger.openDeploy({ app, kind, who, key, from, to, at: startedAt })

@@ -14,13 +14,15 @@ import { unitsOf } from './unit.ts'
 
 export async function restart(agent: Agent, ask: Ask): Promise<void> {
   await withCurrent(agent, ask, async (release, units, change) => {
+    // It may have been stopped, and disabled with that.
+    await enableAll(agent, units)
     change.gapBegins()
     await stopAll(agent, units, change)
     await startAll(agent, { release, units }, change)
   })
 }
 
-/** A boot does not start it again either, until someone says start, push or rollback. */
+/** A boot does not start it again either, until someone says start, restart, push or rollback. */
 export async function stop(agent: Agent, ask: Ask): Promise<void> {
   await withCurrent(agent, ask, async (_release, units, change) => {
     for (const unit of units) await agent.init.disable(unit)
@@ -33,10 +35,14 @@ export async function stop(agent: Agent, ask: Ask): Promise<void> {
 
 export async function start(agent: Agent, ask: Ask): Promise<void> {
   await withCurrent(agent, ask, async (release, units, change) => {
-    for (const unit of units) await agent.init.enable(unit)
-    await agent.init.refresh()
+    await enableAll(agent, units)
     await startAll(agent, { release, units }, change)
   })
+}
+
+async function enableAll({ init }: Agent, units: UnitSpec[]): Promise<void> {
+  for (const unit of units) await init.enable(unit)
+  await init.refresh()
 }
 
 async function withCurrent(

@@ -57,7 +57,6 @@ export async function recover(agent: Agent): Promise<void> {
         // More than one only when the end of one could not be written down: what it moved is long settled.
         for (const one of changes) {
           agent.log.warn({ app, change: one.id }, 'the agent was stopped in the middle of this change')
-          agent.reserve.giveBack()
           await resolve(agent, changeOf(one, { operation, report: () => {} }, agent.ledger))
         }
       }),
@@ -142,6 +141,9 @@ function note({ ledger }: Agent, { app, kind, from, to }: Change, isFinished: bo
     const release = ledger.releases(app).find(({ id }) => id === to)
     // One that was good before may be tried again: nothing was seen of it that says otherwise.
     if (release !== undefined) ledger.setState(app, to, release.onceHealthy ? 'healthy' : 'failed')
+  } else if (kind === 'auto-rollback' && from !== null) {
+    // It was marked before the switch; should it still loop, it is left once more.
+    ledger.setState(app, from, 'healthy')
   }
 }
 

@@ -44,7 +44,9 @@ export async function hasStrays(agent: Parts, app: AppName): Promise<boolean> {
   const serving = await servingNow(agent, app)
   for (const unit of await agent.init.installed(app)) {
     if (serving.units.some((one) => isSame(one, unit))) continue
-    if ((await agent.init.facts(unit)).pid !== undefined || (await agent.init.isEnabled(unit))) return true
+    const { state, pid } = await agent.init.facts(unit)
+    // One that is stopping was told so, and has a connection or two to end.
+    if ((pid !== undefined && state !== 'stopping') || (await agent.init.isEnabled(unit))) return true
   }
   return false
 }
