@@ -1,9 +1,10 @@
 import { spawn } from 'node:child_process'
+import { randomInt } from 'node:crypto'
 import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { get } from 'node:http'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import type { TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
@@ -24,6 +25,12 @@ export interface Running {
   /** Resolves when it has ended. */
   ended: Promise<Ran>
   kill(signal: NodeJS.Signals): void
+}
+
+/** Where the two programs lie. */
+export interface Programs {
+  client: string
+  agent: string
 }
 
 export interface World {
@@ -54,6 +61,8 @@ export interface World {
   agentLog(): string
   /** `POINT N kill` or `POINT N stall`, see agent/fault.ts; '' when none is to come any more. */
   fault(text: string): void
+  /** Whether the agent has come to the place it was told. */
+  isFaultHit(): boolean
   /** GET on the app's port; undefined when nobody answers. */
   get(path?: string): Promise<string | undefined>
   /** Writes files of the project. */
@@ -65,7 +74,8 @@ export interface World {
 /**
  * `trusted: false` leaves the signers and the pin to the test; `started: false` the start of the agent. With `faults`
  * the agent ends where `fault` says. `environment` is added to that of the client and the agent. `root`: another place
- * than below `dir`, on a small disk for example.
+ * than below `dir`, on a small disk for example. `programs` are bundles to run instead of the source, which start in
+ * half the time.
  */
 export async function makeWorld(
   t: TestContext,
@@ -76,6 +86,7 @@ export async function makeWorld(
     faults?: boolean
     environment?: NodeJS.ProcessEnv
     root?: string
+    programs?: Programs
   } = {},
 ): Promise<World> {
   const dir = mkdtempSync(join(tmpdir(), 'tarmac-test-'))
@@ -94,8 +105,12 @@ export async function makeWorld(
   const keyFile = join(home, '.ssh', 'id_ed25519')
   let agent: Running | undefined
   let log = ''
-  const begin = (program: string, argv: string[]) =>
-    beginNode([join(checkout, program), ...argv], { env, cwd: project })
+  const programs = options.programs ?? {
+    client: join(checkout, 'client/main.ts'),
+    agent: join(checkout, 'agent/main.ts'),
+  }
+  const begin = (program: keyof Programs, argv: string[]) =>
+    beginNode([programs[program], ...argv], { env, cwd: project })
   const world: World = {
     dir,
     root,
@@ -105,13 +120,12 @@ export async function makeWorld(
     port,
     publicKey: '',
     keyFile,
-    tarmac: (...argv) => begin('client/main.ts', argv).ended,
-    tarmacBegin: (...argv) => begin('client/main.ts', argv),
-    tarmacFed: (input, ...argv) =>
-      beginNode([join(checkout, 'client/main.ts'), ...argv], { env, cwd: project, input }).ended,
-    agentCommand: (...argv) => begin('agent/main.ts', [...argv, '--root', root]).ended,
+    tarmac: (...argv) => begin('client', argv).ended,
+    tarmacBegin: (...argv) => begin('client', argv),
+    tarmacFed: (input, ...argv) => beginNode([programs.client, ...argv], { env, cwd: project, input }).ended,
+    agentCommand: (...argv) => begin('agent', [...argv, '--root', root]).ended,
     async startAgent(...argv) {
-      const started = begin('agent/main.ts', ['run', '--root', root, '--init', 'embedded', ...argv])
+      const started = begin('agent', ['run', '--root', root, '--init', 'embedded', ...argv])
       agent = started
       log = ''
       started.onOutput((text) => {
@@ -139,6 +153,7 @@ export async function makeWorld(
     agentEnded: async () => void (await agent?.ended),
     agentLog: () => log,
     fault: (text) => (text === '' ? rmSync(faultFile, { force: true }) : writeFileSync(faultFile, text)),
+    isFaultHit: () => !existsSync(faultFile),
     async get(path = '/') {
       return getOnce(`http://127.0.0.1:${port}${path}`)
     },
@@ -192,7 +207,7 @@ hosts = ["${url}"]
 }
 
 /** By a connection of its own: one kept open would get a last answer from a release that is leaving. */
-function getOnce(url: string): Promise<string | undefined> {
+export function getOnce(url: string): Promise<string | undefined> {
   return new Promise((resolve) => {
     get(url, { agent: false }, (answer) => {
       let text = ''
@@ -210,16 +225,33 @@ export function restarting(toml: string): string {
   return toml.replace(/^port = .*$/m, (line) => `${line}\nswitch = "restart"`)
 }
 
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer().on('error', reject)
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address()
-      server.close(() =>
-        typeof address === 'object' && address !== null ? resolve(address.port) : reject(new Error('no port')),
-      )
+/** Bundles both programs, as they are now. */
+export async function builtPrograms(t: TestContext): Promise<Programs> {
+  const dir = mkdtempSync(join(tmpdir(), 'tarmac-built-'))
+  t.after(() => rmSync(dir, { recursive: true, force: true }))
+  const programs = { client: join(dir, 'tarmac'), agent: join(dir, 'tarmac-agent') }
+  const { build } = await import('../../build.ts')
+  await build(checkout, [
+    { entry: 'client/main.ts', outfile: relative(checkout, programs.client) },
+    { entry: 'agent/main.ts', outfile: relative(checkout, programs.agent) },
+  ])
+  return programs
+}
+
+/**
+ * One that nobody listens at, and that no connection going out is given (ip_local_port_range begins at 32768): an app
+ * that stops and starts would find it taken now and then.
+ */
+export async function freePort(): Promise<number> {
+  for (;;) {
+    const port = randomInt(10_000, 32_000)
+    const server = createServer()
+    const isFree = await new Promise<boolean>((resolve) => {
+      server.once('error', () => resolve(false))
+      server.listen(port, () => server.close(() => resolve(true)))
     })
-  })
+    if (isFree) return port
+  }
 }
 
 /** Copies a tree and removes it with the test. */
