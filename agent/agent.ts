@@ -5,12 +5,14 @@ import type { InitSystem } from './init/init-system.ts'
 import type { Log } from './log.ts'
 import type { Layout } from './state/layout.ts'
 import type { Ledger } from './state/ledger.ts'
+import type { Reserve } from './state/reserve.ts'
 
 /** Built once in main.ts and frozen. Only http/, deploy.ts and recover.ts may take the whole of it. */
 export interface Agent {
   readonly config: Config
   readonly layout: Layout
   readonly ledger: Ledger
+  readonly reserve: Reserve
   readonly init: InitSystem
   readonly operations: Operations
   readonly log: Log

@@ -1,7 +1,8 @@
 import { Command, CommanderError } from 'commander'
-import { Failure, reasonOf } from '../shared/failure.ts'
+import { reasonOf } from '../shared/failure.ts'
 import { version } from '../shared/version.ts'
 import { print, printFailure } from './print.ts'
+import { asFailure } from './state/trouble.ts'
 
 // The agent's programs: `init` and `signers` are for the admin at the host's own prompt, `run` is what init starts.
 
@@ -72,9 +73,10 @@ void program.parseAsync().then(
 function exitCodeOf(error: unknown): number {
   // commander has printed its own message; help and version are no failures.
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
-  if (error instanceof Failure) {
-    printFailure(error)
-    return error.exit
+  const failure = asFailure('tarmac-agent', error, '/')
+  if (failure !== undefined) {
+    printFailure(failure)
+    return failure.exit
   }
   print.error(`a bug in tarmac-agent: ${error instanceof Error ? error.stack : reasonOf(error)}`)
   return 1

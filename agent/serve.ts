@@ -19,6 +19,7 @@ import { preloadText } from './preload/preload.ts'
 import { writeWhole } from './state/disk.ts'
 import { openLedger } from './state/ledger.ts'
 import { appsOn } from './state/release-store.ts'
+import { reserveAt } from './state/reserve.ts'
 import { readSigners } from './state/signers.ts'
 import { readTls } from './state/tls.ts'
 import { watchDisk } from './watch/disk-news.ts'
@@ -36,18 +37,22 @@ export async function serve(overrides: Overrides): Promise<void> {
   refuseClosedRoot(config)
   const log = createLog()
   if (config.faultFile !== undefined) armFaults(config.faultFile, log)
+  const reserve = reserveAt(config.layout, log)
+  // A ledger that is opened, and services that are started, write too.
+  reserve.giveBack()
   mkdirSync(config.layout.appsDir, { recursive: true, mode: 0o755 })
   mkdirSync(dirname(config.layout.preloadFile), { recursive: true, mode: 0o755 })
   const ledger = withFaultPoints(
     'ledger',
-    openLedger(config.layout, (what, err) => log.error({ what, err }, 'not in the ledger')),
+    openLedger(config.layout, (what, err) => log.error({ what, err }, 'not in the ledger'), reserve.giveBack),
   )
   const notifier = createNotifier(config.webhook, log)
-  const disk = watchDisk(config, { tell: notifier.tell, log })
+  const disk = watchDisk(config, { tell: notifier.tell, log, reserve })
   const agent: Agent = Object.freeze({
     config,
     layout: config.layout,
     ledger,
+    reserve,
     init: withFaultPoints('init', await initSystem(config, log)),
     operations: createOperations(),
     log,

@@ -74,10 +74,12 @@ interface Watched {
 
 export function openChange(
   ask: Asked & Watched,
-  { ledger, layout }: Pick<Agent, 'ledger' | 'layout'>,
+  { ledger, layout, reserve }: Pick<Agent, 'ledger' | 'layout' | 'reserve'>,
   to: ReleaseId | null,
 ): Change {
   const { app, kind, who, key } = ask
+  // On a full disk a change may be the way out of it.
+  reserve.giveBack()
   const from = currentRelease(layout, app)
   const startedAt = new Date().toISOString()
   const id = ledger.openDeploy({ app, kind, who, key, from, to, at: startedAt })

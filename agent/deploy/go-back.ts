@@ -52,6 +52,7 @@ interface FailedSwitch {
  */
 export async function goBack(agent: Agent, failed: FailedSwitch, change: Change): Promise<ChangeFailed> {
   const { release, serving, cause } = failed
+  agent.reserve.giveBack()
   const receipt = await receiptOf(agent, failed, change)
   const what = `${change.kind} ${change.app}: ${release.id} ${PHASES[receipt.phase] ?? 'failed'}: ${receipt.reason}`
   change.step('unhealthy', { release: release.id, message: receipt.reason })

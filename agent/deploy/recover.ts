@@ -57,6 +57,7 @@ export async function recover(agent: Agent): Promise<void> {
         // More than one only when the end of one could not be written down: what it moved is long settled.
         for (const one of changes) {
           agent.log.warn({ app, change: one.id }, 'the agent was stopped in the middle of this change')
+          agent.reserve.giveBack()
           await resolve(agent, changeOf(one, { operation, report: () => {} }, agent.ledger))
         }
       }),

@@ -27,6 +27,9 @@ export function layoutAt(root: string, etc: string) {
     ledgerFile: join(root, 'ledger.db'),
     /** The newest link of the ledger's chain, kept beside it. */
     ledgerHeadFile: join(root, 'ledger.head'),
+    /** Files that are given back when the disk is full. */
+    reserveDir: join(root, 'reserve'),
+    reserveFile: (n: number) => join(root, 'reserve', String(n)),
     /** Pids and logs of services the agent runs itself. */
     embeddedDir: join(root, 'embedded'),
     /** Loaded by apps, so it lies where their sandbox lets them read. */

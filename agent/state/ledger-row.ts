@@ -1,6 +1,7 @@
 import type { DatabaseSync } from 'node:sqlite'
 import { Failure, reasonOf } from '../../shared/failure.ts'
 import type { AppName } from '../../shared/names.ts'
+import { nameOfTrouble } from './trouble.ts'
 
 // What the parts of the ledger share: how a row is read, and what becomes of one that cannot be written.
 
@@ -27,13 +28,17 @@ export type Lost = (what: string, error: unknown) => void
 /** Writes what a change that goes on anyway has done. */
 export type Note = (what: string, write: () => unknown) => void
 
-/** A `Note` that tells `lost` instead of throwing. */
-export function noting(lost: Lost): Note {
-  return (what, write) => {
+/** Makes room on a full disk; false when there is none to be made. Must not throw. */
+export type MakeRoom = () => boolean
+
+/** A `Note` that tells `lost` instead of throwing. For want of room it is tried again, once some was made. */
+export function noting(lost: Lost, makeRoom: MakeRoom = () => false): Note {
+  return function note(what, write) {
     try {
       write()
     } catch (error) {
-      lost(what, error)
+      if (nameOfTrouble(error) === 'ENOSPC' && makeRoom()) note(what, write)
+      else lost(what, error)
     }
   }
 }

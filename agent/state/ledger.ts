@@ -8,7 +8,7 @@ import { headAt } from './ledger-head.ts'
 import { openAgain, openAnyway } from './ledger-open.ts'
 import { type RebuildLedger, rebuildLedger } from './ledger-rebuild.ts'
 import { type ReleaseLedger, releaseLedger } from './ledger-releases.ts'
-import { type Lost, type Note, noting, unwritable } from './ledger-row.ts'
+import { type Lost, type MakeRoom, type Note, noting, unwritable } from './ledger-row.ts'
 import { type TotalsLedger, totalsLedger } from './ledger-totals.ts'
 
 // The record of what happened, in parts by topic. What lies on the disk and what init says stay the truth of what is:
@@ -28,14 +28,20 @@ export interface Ledger extends Parts {
 }
 
 /** Throws only `config_invalid`, for a ledger that a newer agent wrote. */
-export function openLedger(files: Pick<Layout, 'ledgerFile' | 'ledgerHeadFile'>, lost: Lost): Ledger {
+export function openLedger(
+  files: Pick<Layout, 'ledgerFile' | 'ledgerHeadFile'>,
+  lost: Lost,
+  makeRoom: MakeRoom = () => false,
+): Ledger {
   const note = noting(lost)
+  // Of a change that is under way all is noted while there is anything to give; an exit less is no harm.
+  const noteChange = noting(lost, makeRoom)
   const head = headAt(files.ledgerHeadFile)
   const opened = openAnyway(files.ledgerFile)
-  if (opened.trouble === undefined) return onFile(opened, { head, note })
+  if (opened.trouble === undefined) return onFile(opened, { head, note, noteChange })
   const { trouble } = opened
   lost('all that happens until the ledger can be written', trouble)
-  const ledger = onFile(opened, { head: { ...head, write: () => {} }, note })
+  const ledger = onFile(opened, { head: { ...head, write: () => {} }, note, noteChange })
   // The same object, since everybody has it: with the file to write to as soon as there is something to write.
   const begin = () => {
     let db: DatabaseSync
@@ -45,7 +51,7 @@ export function openLedger(files: Pick<Layout, 'ledgerFile' | 'ledgerHeadFile'>,
       throw unwritable(cause)
     }
     ledger.close()
-    Object.assign(ledger, onFile({ db, beginsChain: false, loss: undefined }, { head, note }))
+    Object.assign(ledger, onFile({ db, beginsChain: false, loss: undefined }, { head, note, noteChange }))
   }
   return Object.assign(ledger, {
     trouble,
@@ -62,13 +68,13 @@ export function openLedger(files: Pick<Layout, 'ledgerFile' | 'ledgerHeadFile'>,
 
 function onFile(
   { db, beginsChain, loss: why }: { db: DatabaseSync; beginsChain: boolean; loss: string | undefined },
-  { head, note }: { head: HeadFile; note: Note },
+  { head, note, noteChange }: { head: HeadFile; note: Note; noteChange: Note },
 ): Ledger {
   const { part, chain } = chainLedger(db, { head, beginsChain, why, note })
   return {
     ...part,
-    ...releaseLedger(db, note),
-    ...deployLedger(db, { note, chain }),
+    ...releaseLedger(db, noteChange),
+    ...deployLedger(db, { note: noteChange, chain }),
     ...exitLedger(db, note),
     ...appLedger(db, note),
     ...rebuildLedger(db, chain),

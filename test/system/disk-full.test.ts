@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { globSync, mkdirSync, readFileSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
+import { existsSync, globSync, mkdirSync, readdirSync, readFileSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -77,6 +77,22 @@ async function serving(world: World) {
   return { ground: groundOf(world), pid: services[0].pid as number, answer: (await world.get()) ?? '' }
 }
 
+/** What leads out of a full disk: to see it, to go back, to remove what may go, and it is written down. */
+async function assertWayOut(world: World): Promise<void> {
+  const seen = await world.tarmac('status')
+  assert.deepEqual([seen.exit, /disk critical/.test(seen.stderr)], [0, true], seen.stderr)
+  const { running, previousGood } = await appOf(world)
+  const back = await world.tarmac('rollback')
+  assert.equal(back.exit, 0, back.stderr)
+  assert.equal((await appOf(world)).running, previousGood)
+  const pruned = await world.tarmac('prune', '--yes')
+  assert.equal(pruned.exit, 0, pruned.stderr)
+  const { deploys } = JSON.parse((await world.tarmac('deploys', '--json')).stdout).hosts[0]
+  const told = deploys.map(({ kind, from, to, result }: Record<string, string>) => `${kind} ${from} ${to} ${result}`)
+  assert.ok(told.includes(`rollback ${running} ${previousGood} done`), told.join('\n'))
+  assert.match(told[0], /^prune .* done$/)
+}
+
 async function worldOn(t: TestContext, disk: SmallDisk): Promise<World> {
   if (disk.kind === 'tmpfs') t.diagnostic('there are no loop devices here: a tmpfs with limits takes their place')
   const world = await makeWorld(t, { root: disk.dir })
@@ -134,6 +150,14 @@ test('on a disk of 300 MB without room for all', { timeout: 5 * PATIENCE_MS }, a
       assert.deepEqual([(await world.tarmac('push')).exit, (await appOf(world)).releasesKept], [0, 3])
     },
   )
+
+  await t.test('with not a byte free status, rollback and prune work (peers.md 15)', async () => {
+    assert.deepEqual(readdirSync(join(world.root, 'reserve')).length, 64)
+    disk.fill()
+    await assertWayOut(world)
+    assert.ok(!existsSync(join(world.root, 'reserve')), 'the reserve was given back')
+    disk.empty()
+  })
 })
 
 test('on a disk of few inodes', { timeout: 5 * PATIENCE_MS }, async (t) => {
@@ -163,6 +187,18 @@ test('on a disk of few inodes', { timeout: 5 * PATIENCE_MS }, async (t) => {
     assert.equal(exit, 3, stderr)
     assert.equal(JSON.parse(stdout.trim().split('\n').at(-1) ?? '').hosts[0].code, 'disk_full', stdout)
     await assertUntouched(world, before)
+  })
+
+  await t.test('with not an inode free status, rollback and prune work (peers.md 15)', async () => {
+    disk.fillInodes()
+    await world.stopAgent('SIGKILL')
+    await world.startAgent()
+    await assertWayOut(world)
+    disk.empty()
+    assert.equal((await world.tarmac('restart')).exit, 0)
+    for (const deadline = Date.now() + PATIENCE_MS; !existsSync(join(world.root, 'reserve')); await sleep(50)) {
+      assert.ok(Date.now() < deadline, 'with room again it is made again')
+    }
   })
 })
 
