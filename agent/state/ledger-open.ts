@@ -4,7 +4,8 @@ import { DatabaseSync } from 'node:sqlite'
 import { pathToFileURL } from 'node:url'
 import { Failure, reasonOf } from '../../shared/failure.ts'
 import { setAside } from './ledger-aside.ts'
-import { Damaged, migrate, openDatabase, quickCheck } from './ledger-schema.ts'
+import { inTransaction } from './ledger-row.ts'
+import { Damaged, migrate, openDatabase, quickCheck, tablesOf } from './ledger-schema.ts'
 
 // An agent that cannot use its ledger still has apps to look after. So this always gives one: the file; a new one in the
 // place of a damaged one, which is kept; or, where nothing can be written, a copy in memory.
@@ -42,9 +43,27 @@ export function openAnyway(file: string): OpenedLedger {
   }
 }
 
-/** Whether the file can be written by now. Throws why not. */
-export function openAgain(file: string): DatabaseSync {
-  return openDatabase(file).db
+/** All rows of one ledger into another, which is a new one. */
+export function copyRows(from: DatabaseSync, file: string): void {
+  from.prepare('ATTACH DATABASE ? AS file').run(file)
+  try {
+    inTransaction(from, () => {
+      for (const table of tablesOf(from)) from.exec(`INSERT INTO file.${table} SELECT * FROM main.${table}`)
+    })
+  } finally {
+    from.exec('DETACH DATABASE file')
+  }
+}
+
+/** A read-only disk shows at a commit, and not before: this is one that changes nothing. */
+export function whyNotWritten(db: DatabaseSync): string | undefined {
+  try {
+    const { user_version } = db.prepare('PRAGMA user_version').get() as { user_version: number }
+    db.exec(`PRAGMA user_version = ${user_version}`)
+    return undefined
+  } catch (error) {
+    return reasonOf(error)
+  }
 }
 
 function openNew(file: string, why: string): OpenedLedger {

@@ -124,7 +124,8 @@ function refuseIncomplete(db: DatabaseSync): void {
   if (missing.length > 0) throw new Damaged(`it has no table ${missing.join(', ')}`)
 }
 
-function tablesOf(db: DatabaseSync): string[] {
+/** Ours, without SQLite's own. */
+export function tablesOf(db: DatabaseSync): string[] {
   return db
     .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
     .all()

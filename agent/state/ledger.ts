@@ -5,7 +5,7 @@ import { type ChainLedger, chainLedger, type HeadFile } from './ledger-chain.ts'
 import { type DeployLedger, deployLedger } from './ledger-deploys.ts'
 import { type ExitLedger, exitLedger } from './ledger-exits.ts'
 import { headAt } from './ledger-head.ts'
-import { openAgain, openAnyway } from './ledger-open.ts'
+import { copyRows, openAnyway, whyNotWritten } from './ledger-open.ts'
 import { type RebuildLedger, rebuildLedger } from './ledger-rebuild.ts'
 import { type ReleaseLedger, releaseLedger } from './ledger-releases.ts'
 import { type Lost, type MakeRoom, type Note, noting, unwritable } from './ledger-row.ts'
@@ -24,6 +24,8 @@ export interface Ledger extends Parts {
    * its memory alone, and no change begins.
    */
   readonly trouble: string | undefined
+  /** Writes, to see whether it can be; gives why not. */
+  tryWriting(): string | undefined
   close(): void
 }
 
@@ -44,17 +46,21 @@ export function openLedger(
   const ledger = onFile(opened, { head: { ...head, write: () => {} }, note, noteChange })
   // The same object, since everybody has it: with the file to write to as soon as there is something to write.
   const begin = () => {
-    let db: DatabaseSync
+    const now = openAnyway(files.ledgerFile)
     try {
-      db = openAgain(files.ledgerFile)
+      if (now.trouble !== undefined) throw new Error(now.trouble)
+      // Where it begins anew, what was taken from the disk at the start is what it begins with.
+      if (now.loss !== undefined) copyRows(opened.db, files.ledgerFile)
     } catch (cause) {
+      now.db.close()
       throw unwritable(cause)
     }
     ledger.close()
-    Object.assign(ledger, onFile({ db, beginsChain: false, loss: undefined }, { head, note, noteChange }))
+    Object.assign(ledger, onFile({ ...now, loss: undefined }, { head, note, noteChange }))
   }
   return Object.assign(ledger, {
     trouble,
+    tryWriting: () => trouble,
     openDeploy: (...of: Parameters<Ledger['openDeploy']>) => {
       begin()
       return ledger.openDeploy(...of)
@@ -80,6 +86,7 @@ function onFile(
     ...rebuildLedger(db, chain),
     ...totalsLedger(db),
     trouble: undefined,
+    tryWriting: () => whyNotWritten(db),
     close: () => db.close(),
   }
 }

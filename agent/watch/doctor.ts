@@ -74,9 +74,10 @@ async function diskFinding({ config }: Agent): Promise<Finding> {
 }
 
 async function ledgerOf({ ledger, layout }: Agent): Promise<Finding> {
-  if (ledger.trouble !== undefined) {
+  const trouble = ledger.tryWriting()
+  if (trouble !== undefined) {
     const hint = 'is the disk read-only or full? no change begins until it can be written'
-    return { state: 'bad', what: `it cannot be written: ${ledger.trouble}`, hint }
+    return { state: 'bad', what: `it cannot be written: ${trouble}`, hint }
   }
   const { ok, changes, problems } = await ledger.verify()
   if (!ok) {

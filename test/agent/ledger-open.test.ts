@@ -146,11 +146,14 @@ test('where no ledger can be written the agent has one in memory; changes are re
   const refused = (error: unknown) => error instanceof Failure && error.code === 'ledger_unwritable' && error.exit === 3
   assert.throws(() => change(ledger), refused)
   assert.throws(() => ledger.received(APP, { id: RELEASE, signers: [], bytes: 1, files: 1 }), refused)
+  assert.match(ledger.tryWriting() ?? '', /EISDIR/)
   rmSync(layout.ledgerFile, { recursive: true })
   assert.equal(change(ledger), 2)
-  assert.equal(ledger.trouble, undefined)
+  assert.deepEqual([ledger.trouble, ledger.tryWriting()], [undefined, undefined])
   ledger.close()
-  assert.equal(openLedger(layout, assert.fail).deploys(APP, 9).length, 1)
+  const next = openLedger(layout, assert.fail)
+  assert.deepEqual([next.deploys(APP, 9).length, next.app(APP).wanted, next.loss], [1, RELEASE, undefined])
+  next.close()
 })
 
 test('on a file system that is read-only the ledger is read all the same', { skip: cannotMount() }, async (t) => {

@@ -46,6 +46,15 @@ async function serves(world: World, text: string): Promise<void> {
   }
 }
 
+/** A plan that would remove a good one is refused as a whole: that is a step of the push too. */
+async function assertPruned(world: World): Promise<void> {
+  const [newest] = await deploysOf(world)
+  assert.deepEqual(
+    newest?.steps.filter(({ step }) => step === 'warning'),
+    [],
+  )
+}
+
 async function logged(world: World, what: RegExp): Promise<void> {
   const deadline = Date.now() + 20_000
   while (!what.test(world.agentLog())) {
@@ -182,6 +191,7 @@ test('whatever became of the ledger, the agent starts, says what happened, serve
   // A push prunes, and would remove the oldest of three good ones if the failed one were counted for one.
   assert.equal(await pushed(world, '5'), 0)
   assert.deepEqual(onDisk(world).slice(0, 4), all)
+  await assertPruned(world)
   assert.equal((await world.tarmac('rollback', good[0] ?? '')).exit, 0)
   await world.stopAgent()
   await world.startAgent()
@@ -233,6 +243,7 @@ test('releases without a row are taken in when the agent starts, in their place,
   assert.equal((await world.tarmac('deploys', '--verify')).exit, 0)
   assert.equal(await pushed(world, '5'), 0)
   assert.ok(good.every((id) => onDisk(world).includes(id)))
+  await assertPruned(world)
 })
 
 test('with a ledger that cannot be written the agent serves and answers; the next push after that begins', async (t) => {
@@ -255,4 +266,10 @@ test('with a ledger that cannot be written the agent serves and answers; the nex
   rmSync(file, { recursive: true })
   assert.equal((await world.tarmac('push')).exit, 0)
   assert.equal(await world.get(), '2')
+  assert.equal((await releasesOf(world)).length, 2, 'what was taken from the disk was written down with it')
+  assert.deepEqual(
+    (await deploysOf(world)).map(({ kind }) => kind),
+    ['push', 'rebuilt'],
+  )
+  assert.equal((await world.tarmac('deploys', '--verify')).exit, 0)
 })
