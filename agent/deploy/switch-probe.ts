@@ -1,11 +1,14 @@
 import { Agent, request } from 'node:http'
 import { connect } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { SwitchProbe } from '../../shared/wire.ts'
 
 // What a caller notices of a switch, measured through the public port while it happens.
 
 /** 25 questions a second of each kind: a gap of a tenth of a second is seen by at least two of them. */
 const INTERVAL_MS = 40
+/** What serves well answers sooner; a way out of a crash loop must not be held up by asking. */
+const FIRST_ANSWER_MS = 200
 /** Longer than a healthy app takes, shorter than a caller's patience. */
 const ANSWER_TIMEOUT_MS = 5_000
 /** An app that answers nothing for seconds is not to be buried under questions. */
@@ -33,7 +36,8 @@ export interface SwitchProbing {
 
 /**
  * Asks each target once and then, until `end`, those that answered well: what serves nobody has nothing to lose. A
- * question fails when the connection is refused or ends without an answer, or the answer says 5xx.
+ * question fails when the connection is refused or ends without an answer, or the answer says 5xx. The first answers are
+ * waited for a moment only: behind the open port of a dead service there is none.
  */
 export async function probeSwitch(targets: readonly ProbeTarget[]): Promise<SwitchProbing> {
   const seen: Seen[] = []
@@ -47,11 +51,15 @@ export async function probeSwitch(targets: readonly ProbeTarget[]): Promise<Swit
     })
     waiting.add(noted)
   }
-  const doors = await Promise.all(targets.map(doorOf))
+  let doors: readonly Door[] = []
+  const first = targets.map(async (target) => {
+    const door = await doorOf(target)
+    if (door !== undefined) doors = [...doors, door]
+  })
+  await Promise.race([Promise.all(first), sleep(FIRST_ANSWER_MS, undefined, { ref: false })])
   const timer = setInterval(() => {
     if (waiting.size >= MAX_WAITING) return
     for (const door of doors) {
-      if (door === undefined) continue
       if (door.path === undefined) note(connects(door))
       else for (const agent of [keepAlive, false] as const) note(answers({ ...door, path: door.path }, agent))
     }

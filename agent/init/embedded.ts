@@ -151,6 +151,7 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
       }),
     openPort: sockets.openPort,
     closePort: async (service) => sockets.closePort(service),
+    refusePort: async (service) => sockets.closePort(service),
     openPorts: async (app) => sockets.openPorts(app),
     privateSockets: sockets.privateSockets,
     hold: async (key) => sockets.hold(key),

@@ -152,6 +152,8 @@ export interface InitSystem {
   /** Opens a service's port, to stay open through every switch: with nothing accepting, connections wait. Idempotent. */
   openPort(port: ServicePort): Promise<void>
   closePort(service: ServiceKey): Promise<void>
+  /** Nobody is behind the port for now: callers are refused instead of waiting, until it is opened or the host boots. */
+  refusePort(service: ServiceKey): Promise<void>
   openPorts(app: AppName): Promise<ServicePort[]>
   privateSockets(unit: UnitKey): PrivateSockets
   /** From its next start on, after a crash too, the unit takes no public connection, until `unhold` and `activate`. */

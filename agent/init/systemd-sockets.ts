@@ -47,6 +47,10 @@ export function createPorts({ unitDir, systemctl }: PortParts) {
       }
       await systemctl(['enable', '--no-reload', '--quiet', socket])
     },
+    async refusePort(key: ServiceKey): Promise<void> {
+      if (readIfThere(fileOf(socketName(key))) === undefined) return
+      await systemctl(['stop', socketName(key), holdName(key)], { okExits: OK_OR_NOTHING_TO_DO })
+    },
     async closePort(key: ServiceKey): Promise<void> {
       const socket = socketName(key)
       if (readIfThere(fileOf(socket)) === undefined) return

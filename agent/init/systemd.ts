@@ -69,6 +69,7 @@ export async function createSystemd({
     ...slots,
     openPort: ports.openPort,
     closePort: ports.closePort,
+    refusePort: ports.refusePort,
     openPorts: async (app) => ports.openPorts(app, readdirSync(unitDir)),
     privateSockets,
     hold: ports.hold,

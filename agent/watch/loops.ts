@@ -113,9 +113,12 @@ export function watchLoops(agent: Agent, tell: (news: News) => void): LoopWatch 
       if (judged?.verdict.act !== 'stay-down') return
       found = { judged, verdict: judged.verdict, stopped: [] }
       for (const { unit, facts } of loopingUnits(judged, judged.verdict)) {
-        if (facts.state === 'gave-up') continue
-        await init.giveUp(unit)
-        found.stopped.push(unit.service)
+        if (facts.state !== 'gave-up') {
+          await init.giveUp(unit)
+          found.stopped.push(unit.service)
+        }
+        // The port stayed open for the one who would follow; nobody does.
+        await init.refusePort(unit)
       }
     } finally {
       end()

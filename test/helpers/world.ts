@@ -209,14 +209,16 @@ hosts = ["${url}"]
 /** By a connection of its own: one kept open would get a last answer from a release that is leaving. */
 export function getOnce(url: string): Promise<string | undefined> {
   return new Promise((resolve) => {
-    get(url, { agent: false }, (answer) => {
+    const asked = get(url, { agent: false, timeout: 5_000 }, (answer) => {
       let text = ''
       answer.setEncoding('utf8').on('data', (chunk: string) => {
         text += chunk
       })
       answer.on('error', () => resolve(undefined))
       answer.on('end', () => resolve(text.trim()))
-    }).on('error', () => resolve(undefined))
+    })
+    asked.on('timeout', () => asked.destroy())
+    asked.on('error', () => resolve(undefined))
   })
 }
 
