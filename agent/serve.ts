@@ -22,7 +22,7 @@ import { appsOn } from './state/release-store.ts'
 import { reserveAt } from './state/reserve.ts'
 import { readSigners } from './state/signers.ts'
 import { readTls } from './state/tls.ts'
-import { watchDisk } from './watch/disk-news.ts'
+import { watchDisk } from './watch/disk-watch.ts'
 import { watchExits } from './watch/exits.ts'
 import { watchLoops } from './watch/loops.ts'
 import { createMetrics } from './watch/metrics.ts'
@@ -47,7 +47,6 @@ export async function serve(overrides: Overrides): Promise<void> {
     openLedger(config.layout, (what, err) => log.error({ what, err }, 'not in the ledger'), reserve.giveBack),
   )
   const notifier = createNotifier(config.webhook, log)
-  const disk = watchDisk(config, { tell: notifier.tell, log, reserve })
   const agent: Agent = Object.freeze({
     config,
     layout: config.layout,
@@ -65,6 +64,7 @@ export async function serve(overrides: Overrides): Promise<void> {
     startedAt: new Date().toISOString(),
   })
   await writePreload(config.layout.preloadFile)
+  const disk = watchDisk(agent, notifier.tell)
   const loops = watchLoops(agent, notifier.tell)
   watchExits(agent, loops.look)
   await adopt({ layout: config.layout, ledger, log, signers })
@@ -85,13 +85,14 @@ export async function serve(overrides: Overrides): Promise<void> {
   void lookAtLedger(agent)
   await loops.begin()
   const rounds = setInterval(() => {
-    void disk.look()
+    void disk.sample()
     for (const app of appsOn(config.layout)) loops.look(app)
   }, DEFAULTS.roundsMs)
-  void disk.look()
+  void disk.begin()
   const signal = await stopSignal()
   log.info({ signal }, 'stopping')
   loops.end()
+  disk.end()
   clearInterval(rounds)
   const closed = Promise.all([listening.close(), scrapes?.close()])
   await Promise.race([idle(agent), after(DEFAULTS.shutdownMs)])

@@ -158,7 +158,11 @@ export interface DiskStatus {
   totalInodes: number
   freeInodes: number
   state: DiskState
+  /** What there is least of, when the state is not ok. */
+  scarce: 'bytes' | 'inodes' | null
+  /** Whole days until pushes are refused, as the lowest points of the last 30 days go; null when nothing gets less. */
   daysUntilFull: number | null
+  /** Pushes of the usual size until then; null when they let go as much as they add, or nobody knows what is usual. */
   pushesUntilFull: number | null
 }
 

@@ -5,6 +5,7 @@ import type { Agent } from '../agent.ts'
 import { reach } from '../fault.ts'
 import type { Ledger } from '../state/ledger.ts'
 import type { DeployEnd, OpenDeploy } from '../state/ledger-deploys.ts'
+import type { Amount, PushRoom } from '../state/ledger-disk.ts'
 import { currentRelease } from '../state/release-store.ts'
 import { asFailure } from '../state/trouble.ts'
 import type { Operation } from './operations.ts'
@@ -37,6 +38,8 @@ export interface Change extends Asked {
   probed(probe: SwitchProbe | undefined): void
   /** The longest gap, by either measure; null when there was nobody to notice one. */
   readonly gap: { ms: number; failed: number } | null
+  /** What it adds to the disk, or, below zero, takes from it. */
+  takes(amount: Amount): void
   /** Why there was this change at all, for the record of one that is done. */
   because(receipt: Receipt | null): void
   done(end: { release: ReleaseId | null; previous: ReleaseId | null }): void
@@ -96,6 +99,7 @@ export function changeOf(open: OpenDeploy, { operation, report, maxGapMs }: Watc
   let gapBegan: number | undefined
   let probe: SwitchProbe | null = null
   let cause: Receipt | null = null
+  const room: PushRoom = { added: { bytes: 0, inodes: 0 }, freed: { bytes: 0, inodes: 0 } }
   const stamp = () => ({ at: new Date().toISOString(), ms: Date.now() - began, deploy: id })
   const close = (result: DeployEnd['result'], end: { code: Failure['code'] | null; receipt: Receipt | null }) =>
     ledger.closeDeploy(id, {
@@ -142,10 +146,17 @@ export function changeOf(open: OpenDeploy, { operation, report, maxGapMs }: Watc
     get gap() {
       return gapMs === null ? null : { ms: gapMs, failed: probe?.failed ?? 0 }
     },
+    takes({ bytes, inodes }) {
+      const sum = bytes + inodes < 0 ? room.freed : room.added
+      sum.bytes += Math.abs(bytes)
+      sum.inodes += Math.abs(inodes)
+    },
     because(receipt) {
       cause = receipt
     },
     done(end) {
+      // Nothing, when another agent began it.
+      if (asked.kind === 'push' && room.added.inodes > 0) ledger.recordPushRoom(id, room)
       close('done', { code: null, receipt: cause })
       report({ step: 'done', ...stamp(), app, ...end })
     },

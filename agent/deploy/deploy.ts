@@ -6,6 +6,7 @@ import { contentOf } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
 import { type Environment, environmentOfRelease, newestEnvironment, setNewestRevision } from '../state/env-revisions.ts'
+import type { Amount } from '../state/ledger-disk.ts'
 import { currentRelease, type Release, readRelease, sizeOf } from '../state/release-store.ts'
 import { readSigners } from '../state/signers.ts'
 import { type Proved, proveManifest, refuseNamesake, storeObjects, tidyRefused } from './admit.ts'
@@ -39,15 +40,21 @@ export interface Ask extends Asked {
   report: Report
 }
 
+/** Proved, and whole in the store. */
+export interface Admitted extends Proved {
+  /** Of the disk. */
+  takes: Amount
+}
+
 /** Up to here nothing live has changed: a refusal is a plain HTTP status and leaves nothing behind. */
-export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<BundleEntry>): Promise<Proved> {
+export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<BundleEntry>): Promise<Admitted> {
   try {
     const { proved, first } = await proveManifest(bundle, { app, signers: readSigners(agent.layout), now: new Date() })
     refuseNamesake(agent.layout, proved.signed)
     refuseLaunchers(proved.signed.manifest)
-    await checkRoom(agent, proved)
+    const takes = await checkRoom(agent, proved)
     await storeObjects(agent.layout, proved, { first, rest: bundle }, watchRoom(agent, app))
-    return proved
+    return { ...proved, takes }
   } catch (error) {
     tidyRefused(agent.layout, app)
     throw error
@@ -55,13 +62,14 @@ export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<Bu
 }
 
 /** From here on the deploy belongs to the agent and runs to its end, even if the client has gone. */
-export async function rollOut(agent: Agent, ask: Ask, proved: Proved): Promise<void> {
-  const { signed, signatures, signers } = proved
+export async function rollOut(agent: Agent, ask: Ask, admitted: Admitted): Promise<void> {
+  const { signed, signatures, signers, takes } = admitted
   const change = openChange(ask, agent, signed.id)
   await runChange(agent, change, async () => {
     agent.ledger.received(ask.app, { id: signed.id, signers, ...sizeOf(signed.manifest) })
     change.step('stored', { release: signed.id })
     const release = await assemble(agent.layout, signed, signatures)
+    change.takes(takes)
     agent.ledger.setState(ask.app, release.id, 'assembled')
     change.step('assembled', { release: release.id })
     await switchTo(agent, { release, env: newestEnvironment(agent.layout, ask.app) }, change)

@@ -1,21 +1,26 @@
 import { readFileSync } from 'node:fs'
 import prettyBytes from 'pretty-bytes'
 import { Failure, isErrno, reasonOf } from '../../shared/failure.ts'
-import type { Entry } from '../../shared/manifest.ts'
+import { type Manifest, manifestText } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
 import { removeTree, renameWhole } from '../state/disk.ts'
 import { pruneRevisions } from '../state/env-revisions.ts'
 import type { Layout } from '../state/layout.ts'
-import { bytesOfObjects, removeObjectsOf, removeOrphans, type Sweep } from '../state/object-sweep.ts'
+import type { Amount } from '../state/ledger-disk.ts'
+import { bytesOfObjects, type Removed, removeObjectsOf, removeOrphans, type Sweep } from '../state/object-sweep.ts'
 import { parseStored, releasesOn, removedOn } from '../state/release-store.ts'
 import { troubleWords } from '../state/trouble.ts'
 import { type Change, openChange, runChange } from './change.ts'
 import type { Ask } from './deploy.ts'
 import { planPrune, refuseBroken } from './prune-plan.ts'
+import { diskOf } from './room.ts'
+import { roomOfRelease } from './room-needed.ts'
 
 // Removing is two things. First all that goes disappears, each release by one rename: that is the record of what was
 // decided, on the disk itself. Then it is deleted, out of sight; whoever finds such a one later goes on with that.
+
+const NOTHING: Amount = { bytes: 0, inodes: 0 }
 
 /** As somebody asked for it. Throws nothing: it is told to whoever watches, and to the ledger. */
 export async function prune(agent: Agent, ask: Ask): Promise<void> {
@@ -54,7 +59,8 @@ export async function carryOut(agent: Agent, change: Change): Promise<void> {
   const deleteAll = async (): Promise<void> => {
     for (const id of removedOn(layout, app)) {
       await attempt(id, async () => {
-        const freed = await finishRemoval(agent, app, id)
+        const { objects: freed, tree } = await finishRemoval(agent, app, id)
+        change.takes({ bytes: -freed.diskBytes - tree.bytes, inodes: -freed.objects - tree.inodes })
         const message = `${whys.get(id) ?? 'removed before'}: ${wordsOf(freed)}`
         change.step('pruned', { release: id, message, freedBytes: freed.bytes })
       })
@@ -67,6 +73,7 @@ export async function carryOut(agent: Agent, change: Change): Promise<void> {
   await deleteAll()
   await pruneRevisions(layout, app)
   const orphans = await removeOrphans(layout, app, plan)
+  change.takes({ bytes: -orphans.diskBytes, inodes: -orphans.objects })
   if (orphans.objects > 0)
     change.step('pruned', { message: `in no release: ${wordsOf(orphans)}`, freedBytes: orphans.bytes })
   ledger.setBytesOnDisk(app, await bytesOfObjects(layout, app))
@@ -83,21 +90,26 @@ async function takeAway({ layout, ledger }: Agent, app: AppName, id: ReleaseId):
 }
 
 /** Its manifest goes last: while that is there, what only this release needed can be found. */
-async function finishRemoval({ layout, init }: Agent, app: AppName, id: ReleaseId): Promise<Sweep> {
+async function finishRemoval(agent: Agent, app: AppName, id: ReleaseId): Promise<{ objects: Removed; tree: Amount }> {
+  const { config, layout, init } = agent
   await removeTree(layout.removedTree(app, id))
-  const freed = await removeObjectsOf(layout, app, filesOfRemoved(layout, app, id))
+  const manifest = manifestOfRemoved(layout, app, id)
+  const objects = await removeObjectsOf(layout, app, manifest?.files ?? [])
   await removeTree(layout.removed(app, id))
   // It may have been pushed again since.
   if (!releasesOn(layout, app).includes(id)) await init.forgetRelease(app, id)
-  return freed
+  if (manifest === undefined) return { objects, tree: NOTHING }
+  const textBytes = Buffer.byteLength(manifestText(manifest))
+  const { blockBytes } = await diskOf(config)
+  return { objects, tree: roomOfRelease({ manifest, textBytes, signatures: 1 }, blockBytes) }
 }
 
 /** None, when it was so far gone, or is not what it was: what is left of it is an orphan, and goes as one. */
-function filesOfRemoved(layout: Layout, app: AppName, id: ReleaseId): readonly Entry[] {
+function manifestOfRemoved(layout: Layout, app: AppName, id: ReleaseId): Manifest | undefined {
   try {
-    return parseStored(readFileSync(layout.removedManifest(app, id), 'utf8'), { app, id }).files
+    return parseStored(readFileSync(layout.removedManifest(app, id), 'utf8'), { app, id })
   } catch (error) {
-    if (isErrno(error, 'ENOENT') || (error instanceof Failure && error.code === 'release_damaged')) return []
+    if (isErrno(error, 'ENOENT') || (error instanceof Failure && error.code === 'release_damaged')) return undefined
     throw error
   }
 }

@@ -1,14 +1,10 @@
 import { isFile, isLink, type Manifest } from '../../shared/manifest.ts'
 import { parentsOf } from '../../shared/tree.ts'
+import type { Amount } from '../state/ledger-disk.ts'
 import type { Lacking } from '../state/objects.ts'
 
 // What a release takes of a disk beyond what is there. Pure. Rather a little too much than too little: what fits by this
 // must not run out half-way.
-
-export interface Room {
-  bytes: number
-  inodes: number
-}
 
 /** A directory entry: inode number, lengths, the name, rounded up to 4. https://docs.kernel.org/filesystems/ext4/directory.html */
 const ENTRY_BYTES = 8 + 3
@@ -25,33 +21,47 @@ const FILES_PER_SERVICE = 6
 /** Of an app: itself, objects, staging, env, releases, shared, current. */
 const FILES_PER_APP = 7
 
-export interface Coming {
+interface Release {
   manifest: Manifest
   /** release.json as it was signed, and its signatures. */
   textBytes: number
   signatures: number
+}
+
+export interface Coming extends Release {
   lacking: Lacking
 }
 
-/** The whole of a push: what it stores, the release made of that, and what the switch writes. */
-export function roomNeeded(coming: Coming, blockBytes: number): Room {
-  const { manifest, lacking } = coming
-  const stored = lacking.objects.reduce((sum, { size }) => sum + blocks(size, blockBytes), 0)
-  const release = roomOfRelease(coming, blockBytes)
-  const small = Object.keys(manifest.services).length * FILES_PER_SERVICE + manifest.shared.length + FILES_PER_APP
-  const inodes = lacking.objects.length + lacking.shards + release.inodes + small
-  const files = (lacking.shards + small) * blockBytes
-  return { inodes, bytes: stored + release.bytes + files + inodes * INODE_BYTES + LEDGER_BYTES }
+/** What must be free for a push: what it takes for good, what the switch writes, and what a file system does beside. */
+export function roomNeeded(coming: Coming, blockBytes: number): Amount {
+  const { bytes, inodes } = roomTaken(coming, blockBytes)
+  const { services, shared } = coming.manifest
+  const small = Object.keys(services).length * FILES_PER_SERVICE + shared.length + FILES_PER_APP
+  const all = inodes + small
+  return { inodes: all, bytes: bytes + small * blockBytes + all * INODE_BYTES + LEDGER_BYTES }
 }
 
-/** A release directory without the contents, which are hard links: each costs an entry, and no inode of its own. */
-export function roomOfRelease(
-  { manifest, textBytes, signatures }: Pick<Coming, 'manifest' | 'textBytes' | 'signatures'>,
-  blockBytes: number,
-): Room {
+/** What a push takes for good: what it stores, and the release made of that. */
+export function roomTaken(coming: Coming, blockBytes: number): Amount {
+  const { objects, shards } = coming.lacking
+  const stored = objects.reduce((sum, { size }) => sum + blocks(size, blockBytes), shards * blockBytes)
+  const release = roomOfRelease(coming, blockBytes)
+  return { inodes: objects.length + shards + release.inodes, bytes: stored + release.bytes }
+}
+
+/** A release directory less its contents. */
+export function roomOfRelease({ manifest, textBytes, signatures }: Release, blockBytes: number): Amount {
+  const tree = roomOfTree(manifest, blockBytes)
+  // Beside the tree: the release's own directory, that of its signatures, and release.json.
+  const texts = blocks(textBytes, blockBytes) + (2 + signatures) * blockBytes
+  return { inodes: tree.inodes + signatures + 3, bytes: tree.bytes + texts }
+}
+
+/** Its contents are hard links: each costs an entry, and no inode of its own. */
+function roomOfTree(manifest: Manifest, blockBytes: number): Amount {
   const entryBytes = new Map<string, number>([['', 0]])
   let links = 0
-  let bytes = blocks(textBytes, blockBytes) + signatures * blockBytes
+  let bytes = 0
   for (const entry of manifest.files) {
     addEntry(entryBytes, entry.path)
     if (isLink(entry)) {
@@ -65,8 +75,7 @@ export function roomOfRelease(
     bytes += blockBytes
   }
   for (const used of entryBytes.values()) bytes += blocks(Math.max(1, used * DIR_SLACK), blockBytes)
-  // The release's own directory, that of its signatures, and release.json.
-  return { bytes: bytes + 2 * blockBytes, inodes: entryBytes.size + links + signatures + 3 }
+  return { bytes, inodes: entryBytes.size + links }
 }
 
 /** Its name in its directory; and that directory, when it is new, in the one above. */

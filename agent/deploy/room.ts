@@ -3,10 +3,11 @@ import prettyBytes from 'pretty-bytes'
 import { Failure } from '../../shared/failure.ts'
 import type { Signed } from '../../shared/manifest.ts'
 import type { AppName } from '../../shared/names.ts'
-import type { DiskState } from '../../shared/wire.ts'
+import type { DiskState, DiskStatus } from '../../shared/wire.ts'
 import { type Config, DEFAULTS } from '../config.ts'
+import type { Amount } from '../state/ledger-disk.ts'
 import { lackingObjects } from '../state/objects.ts'
-import { type Room, roomNeeded } from './room-needed.ts'
+import { roomNeeded, roomTaken } from './room-needed.ts'
 
 export interface Disk {
   path: string
@@ -38,24 +39,37 @@ export async function diskOf({ layout, reserve }: Pick<Config, 'layout' | 'reser
 
 /** Pure: how full a disk is, in the three words of `status`. */
 export function diskState(disk: Disk): DiskState {
-  const bytes = disk.freeBytes / Math.max(1, disk.reserveBytes)
-  const inodes = disk.totalInodes === 0 ? Number.POSITIVE_INFINITY : disk.freeInodes / Math.max(1, disk.reserveInodes)
+  const { bytes, inodes } = timesReserve(disk)
   const least = Math.min(bytes, inodes)
   return least < 1 ? 'critical' : least < DEFAULTS.lowFactor ? 'low' : 'ok'
 }
 
-/** Refuses what would not fit, with the numbers; else says what it takes. Throws `disk_full`. */
+/** Pure: what there is least of; null when there is enough of both. */
+export function scarceOf(disk: Disk): DiskStatus['scarce'] {
+  if (diskState(disk) === 'ok') return null
+  const { bytes, inodes } = timesReserve(disk)
+  return bytes <= inodes ? 'bytes' : 'inodes'
+}
+
+function timesReserve(disk: Disk): Amount {
+  return {
+    bytes: disk.freeBytes / Math.max(1, disk.reserveBytes),
+    inodes: disk.totalInodes === 0 ? Number.POSITIVE_INFINITY : disk.freeInodes / Math.max(1, disk.reserveInodes),
+  }
+}
+
+/** Refuses what would not fit, with the numbers; else says what it takes for good. Throws `disk_full`. */
 export async function checkRoom(
   { config }: { config: Config },
   { signed, signatures }: { signed: Signed; signatures: readonly string[] },
-): Promise<Room> {
+): Promise<Amount> {
   const { manifest, text } = signed
   const disk = await diskOf(config)
   const lacking = await lackingObjects(config.layout, manifest)
   const coming = { manifest, textBytes: Buffer.byteLength(text), signatures: signatures.length, lacking }
   const needed = roomNeeded(coming, disk.blockBytes)
   const short = shortOf(disk, needed)
-  if (short.length === 0) return needed
+  if (short.length === 0) return roomTaken(coming, disk.blockBytes)
   const amounts = {
     bytes: `needs ${prettyBytes(needed.bytes)}, and ${disk.path} has ${prettyBytes(disk.freeBytes)} free, of which ${prettyBytes(disk.reserveBytes)} stay in reserve`,
     inodes: `needs ${needed.inodes} inodes, and ${disk.path} has ${disk.freeInodes} free, of which ${disk.reserveInodes} stay in reserve`,
@@ -98,7 +112,7 @@ export function watchRoom({ config }: { config: Config }, app: AppName): Spend {
 }
 
 /** Pure: what there would be too little of. */
-export function shortOf(disk: Disk, needed: Room): ('bytes' | 'inodes')[] {
+export function shortOf(disk: Disk, needed: Amount): ('bytes' | 'inodes')[] {
   const short: ('bytes' | 'inodes')[] = []
   if (needed.bytes > disk.freeBytes - disk.reserveBytes) short.push('bytes')
   // btrfs and some network file systems count no inodes.

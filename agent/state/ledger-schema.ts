@@ -52,6 +52,18 @@ CREATE UNIQUE INDEX exits_by_run ON exits (run);
 CREATE TABLE exits_read (id INTEGER PRIMARY KEY CHECK (id = 1), place TEXT NOT NULL) STRICT;
 `,
   'ALTER TABLE deploys ADD COLUMN probe TEXT',
+  `
+CREATE TABLE disk_samples (
+  at TEXT PRIMARY KEY,
+  total_bytes INTEGER NOT NULL, free_bytes INTEGER NOT NULL,
+  total_inodes INTEGER NOT NULL, free_inodes INTEGER NOT NULL
+) STRICT;
+CREATE TABLE push_room (
+  deploy INTEGER PRIMARY KEY,
+  added_bytes INTEGER NOT NULL, added_inodes INTEGER NOT NULL,
+  freed_bytes INTEGER NOT NULL, freed_inodes INTEGER NOT NULL
+) STRICT;
+`,
 ]
 
 /** What is there is no ledger of ours any more. */

@@ -3,6 +3,7 @@ import type { Layout } from './layout.ts'
 import { type AppLedger, appLedger } from './ledger-apps.ts'
 import { type ChainLedger, chainLedger, type HeadFile } from './ledger-chain.ts'
 import { type DeployLedger, deployLedger } from './ledger-deploys.ts'
+import { type DiskLedger, diskLedger } from './ledger-disk.ts'
 import { type ExitLedger, exitLedger } from './ledger-exits.ts'
 import { headAt } from './ledger-head.ts'
 import { copyRows, openAnyway, whyNotWritten } from './ledger-open.ts'
@@ -16,7 +17,14 @@ import { type TotalsLedger, totalsLedger } from './ledger-totals.ts'
 // written: on a full disk a release that failed must still be gone back from, and old ones be removed. So a change that
 // cannot be noted does not begin (`openDeploy`, `received` throw); what it does afterwards goes on, and `lost` is told.
 
-type Parts = ReleaseLedger & DeployLedger & ExitLedger & AppLedger & ChainLedger & RebuildLedger & TotalsLedger
+type Parts = ReleaseLedger &
+  DeployLedger &
+  ExitLedger &
+  AppLedger &
+  DiskLedger &
+  ChainLedger &
+  RebuildLedger &
+  TotalsLedger
 
 export interface Ledger extends Parts {
   /**
@@ -83,6 +91,7 @@ function onFile(
     ...deployLedger(db, { note: noteChange, chain }),
     ...exitLedger(db, note),
     ...appLedger(db, note),
+    ...diskLedger(db, note),
     ...rebuildLedger(db, chain),
     ...totalsLedger(db),
     trouble: undefined,

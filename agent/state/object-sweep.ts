@@ -20,6 +20,9 @@ const FILES_PER_TURN = 200
 /** The last link of a big file takes its blocks with it, which takes long enough for a thread. */
 const BIG_BYTES = 1024 * 1024
 
+/** stat(2) counts in these, whatever a block of the file system is. */
+const STAT_BLOCK_BYTES = 512
+
 /** What else lies there (an admin's copy, lost+found) is none of ours, and is not touched. */
 const SHARD = /^[0-9a-f]{2}$/
 const OBJECT = /^[0-9a-f]{62}(\.x)?$/
@@ -29,9 +32,14 @@ export interface Sweep {
   bytes: number
 }
 
+export interface Removed extends Sweep {
+  /** In whole blocks: what the disk got back. */
+  diskBytes: number
+}
+
 /** Removes those contents of a removed release that no other one has. */
-export async function removeObjectsOf(layout: Layout, app: AppName, entries: readonly Entry[]): Promise<Sweep> {
-  const gone: Sweep = { objects: 0, bytes: 0 }
+export async function removeObjectsOf(layout: Layout, app: AppName, entries: readonly Entry[]): Promise<Removed> {
+  const gone: Removed = { objects: 0, bytes: 0, diskBytes: 0 }
   let seen = 0
   for (const [path] of linksOf(layout, app, entries)) {
     if (++seen % FILES_PER_TURN === 0) await breathe()
@@ -65,8 +73,8 @@ export async function bytesFreed(
 }
 
 /** Removes objects that no release links to and that have lain here for longer than `graceMs`. */
-export async function removeOrphans(layout: Layout, app: AppName, { graceMs }: { graceMs: number }): Promise<Sweep> {
-  const gone: Sweep = { objects: 0, bytes: 0 }
+export async function removeOrphans(layout: Layout, app: AppName, { graceMs }: { graceMs: number }): Promise<Removed> {
+  const gone: Removed = { objects: 0, bytes: 0, diskBytes: 0 }
   const now = Date.now()
   await forEachObject(layout, app, async (path, stats) => {
     if (isOrphan(stats, now, graceMs)) await removeOne(path, stats, gone)
@@ -101,11 +109,12 @@ function isOrphan({ nlink, ctimeMs }: Stats, now: number, graceMs: number): bool
   return nlink === 1 && Math.abs(now - ctimeMs) >= graceMs
 }
 
-async function removeOne(path: string, { size }: Stats, gone: Sweep): Promise<void> {
+async function removeOne(path: string, { size, blocks }: Stats, gone: Removed): Promise<void> {
   if (size > BIG_BYTES) await unlink(path)
   else unlinkSync(path)
   gone.objects += 1
   gone.bytes += size
+  gone.diskBytes += blocks * STAT_BLOCK_BYTES
 }
 
 /** Path of an object → how many names it has in this release. */

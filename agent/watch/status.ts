@@ -5,11 +5,12 @@ import { version } from '../../shared/version.ts'
 import type { AgentStatus, AppStatus, ServiceState, ServiceStatus } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { previousGood } from '../deploy/retention.ts'
-import { diskOf, diskState } from '../deploy/room.ts'
+import { diskOf, diskState, scarceOf } from '../deploy/room.ts'
 import { servicesOf } from '../deploy/unit.ts'
 import type { InstalledUnit, UnitFacts } from '../init/init-system.ts'
 import { newestRevision, revisionOf } from '../state/env-revisions.ts'
 import { appsOn, currentRelease, readRelease, releasesOn } from '../state/release-store.ts'
+import { daysUntilFull, PUSHES_LOOKED_AT, pushesUntilFull } from './forecast.ts'
 import { ledgerNotes } from './ledger-notes.ts'
 
 // A question, not a memory: the disk, init and the ledger are asked each time, and nothing is kept.
@@ -32,8 +33,9 @@ export async function agentStatus(agent: Agent, app: AppName | undefined): Promi
       totalInodes,
       freeInodes,
       state: diskState(disk),
-      daysUntilFull: null,
-      pushesUntilFull: null,
+      scarce: scarceOf(disk),
+      daysUntilFull: daysUntilFull(agent.ledger.dailyLows(totalBytes), disk),
+      pushesUntilFull: pushesUntilFull(agent.ledger.pushRooms(PUSHES_LOOKED_AT), disk),
     },
     memory: { totalBytes: memory.total, availableBytes: memory.available },
     load: [one, five, fifteen],

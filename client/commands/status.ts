@@ -6,6 +6,7 @@ import type { AgentStatus, AppStatus, ServiceState, ServiceStatus } from '../../
 import * as api from '../api.ts'
 import type { Host } from '../config.ts'
 import { type Context, needProjectOrHost, openSigning, targetHosts } from '../context.ts'
+import { diskCell, diskProblem } from '../disk-words.ts'
 import { gapText } from '../gap.ts'
 import { askHosts } from '../hosts.ts'
 import { cell, type Print } from '../print.ts'
@@ -90,7 +91,7 @@ function hostRows(print: Print, { host, answer }: HostAnswer): string[][] {
     const state = answer.exit === FAILURES.agent_unreachable.exit ? 'unreachable' : 'refused'
     return [[host.name, '-', '-', print.tone('bad', state), ...none.slice(0, 7)]]
   }
-  const disk = `${prettyBytes(answer.disk.freeBytes)} free, ${print.tone(answer.disk.state === 'ok' ? 'good' : 'bad', answer.disk.state)}`
+  const disk = diskCell(print, answer.disk)
   if (answer.apps.length === 0) return [[host.name, ...none, disk]]
   return answer.apps.flatMap((app) => {
     if (app.services.length === 0)
@@ -143,14 +144,8 @@ interface Problem {
 function problemsOf({ answer, asked }: HostAnswer): Problem[] {
   if (answer instanceof Failure)
     return [{ text: answer.message, ...(answer.hint === undefined ? {} : { hint: answer.hint }) }]
-  const disk =
-    answer.disk.state === 'ok'
-      ? []
-      : [
-          {
-            text: `disk ${answer.disk.state}: ${prettyBytes(answer.disk.freeBytes)} and ${answer.disk.freeInodes} inodes free at ${answer.disk.path}`,
-          },
-        ]
+  const full = diskProblem(answer.disk)
+  const disk = full === undefined ? [] : [{ text: full, hint: 'what could go: tarmac prune --explain' }]
   const absent =
     asked === undefined || answer.apps.length > 0
       ? []

@@ -494,7 +494,7 @@ test('an agent that lies in every field cannot write into the terminal of its cl
     answers: {
       status: JSON.stringify({
         agent: { version: EVIL, init: EVIL, startedAt: EVIL },
-        disk: { ...disk, daysUntilFull: EVIL, pushesUntilFull: EVIL },
+        disk: { ...disk, scarce: EVIL, daysUntilFull: EVIL, pushesUntilFull: EVIL },
         memory: {},
         load: [],
         apps: [{ app: EVIL, wanted: EVIL, running: 'x', previousGood: EVIL, bytesOnDisk: 1, services: [service] }],

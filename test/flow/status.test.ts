@@ -60,6 +60,7 @@ function hostShape(service: Shape): Shape {
       totalInodes: 'number',
       freeInodes: 'number',
       state: /^(ok|low|critical)$/,
+      scarce: /^(bytes|inodes)$|null/,
       daysUntilFull: 'number|null',
       pushesUntilFull: 'number|null',
     },

@@ -28,6 +28,10 @@ async function appOf(world: World) {
   return JSON.parse((await world.tarmac('status', '--json')).stdout).hosts[0].apps[0]
 }
 
+async function diskOf(world: World) {
+  return JSON.parse((await world.tarmac('status', '--json')).stdout).hosts[0].disk
+}
+
 /** All that pushes leave behind: contents, what is on its way, releases. */
 function groundOf({ root }: World): string[] {
   return globSync(`${APP}/{objects/*/*,staging/*,releases/*}`, { cwd: root }).sort()
@@ -200,6 +204,43 @@ test('on a disk of few inodes', { timeout: 5 * PATIENCE_MS }, async (t) => {
       assert.ok(Date.now() < deadline, 'with room again it is made again')
     }
   })
+})
+
+test('a disk that gets low is told in words, and pruned down to what must stay when it gets critical', async (t) => {
+  const disk = smallDisk(t, { mebibytes: 60, inodes: 2_000 })
+  const world = await worldOn(t, disk)
+  manyDirs(world, 60)
+  for (const version of ['3', '4', '5', '6']) {
+    world.version(version)
+    assert.equal((await world.tarmac('push')).exit, 0)
+  }
+  const pruned = async () => {
+    const { deploys } = JSON.parse((await world.tarmac('deploys', '--json')).stdout).hosts[0]
+    return deploys.filter(({ kind, who }: Record<string, string>) => kind === 'prune' && who === 'tarmac').length
+  }
+  const lookAgain = async (times: number) => {
+    assert.equal((await world.tarmac('restart')).exit, 0)
+    for (const deadline = Date.now() + PATIENCE_MS; (await pruned()) < times; await sleep(100)) {
+      assert.ok(Date.now() < deadline, 'the agent did not prune')
+    }
+    return appOf(world)
+  }
+  disk.fillInodes(290)
+  const said = await world.tarmac('status')
+  assert.match(said.stderr, /disk low: inodes, [1-3] pushe?s? left: \d+ MB and \d+ inodes free at /)
+  assert.match(said.stdout, /\d+ inodes free, low, [1-3] pushe?s? left/)
+  const { scarce, state, pushesUntilFull, daysUntilFull } = await diskOf(world)
+  assert.deepEqual([scarce, state, daysUntilFull], ['inodes', 'low', null])
+  assert.ok(pushesUntilFull >= 1 && pushesUntilFull <= 3)
+  const before = await appOf(world)
+  const low = await lookAgain(1)
+  assert.deepEqual([before.releasesKept, low.releasesKept], [6, 5], 'half of the ten that are kept otherwise')
+  // With what the reserve gives back still fewer than a twentieth.
+  disk.fillInodes(20)
+  const critical = await lookAgain(2)
+  assert.deepEqual([critical.releasesKept, critical.previousGood], [2, before.previousGood])
+  assert.deepEqual([critical.running, await world.get()], [before.running, '6'])
+  assert.equal((await world.tarmac('rollback')).exit, 0)
 })
 
 test('what is counted before a push is what it takes of the disk, and not much more', async (t) => {
