@@ -23,7 +23,10 @@ export interface LoadResult {
 }
 
 /** Half the clients keep their connection, half open one for each request. Nothing is tried again. */
-export function startLoad(port: number, { tls = false } = {}): Load {
+export function startLoad(
+  port: number,
+  { tls = false, host = '127.0.0.1', clientsOfEachKind = CLIENTS_OF_EACH_KIND } = {},
+): Load {
   const abort = new AbortController()
   const answers = new Map<string, number>()
   const result: LoadResult = { requests: 0, failures: [], longestGapMs: 0, longestRequestMs: 0 }
@@ -33,7 +36,7 @@ export function startLoad(port: number, { tls = false } = {}): Load {
   const once = (agent: http.Agent) =>
     new Promise<void>((resolve) => {
       const begun = performance.now()
-      const options = { port, host: '127.0.0.1', agent, rejectUnauthorized: false, timeout: REQUEST_TIMEOUT_MS }
+      const options = { port, host, agent, rejectUnauthorized: false, timeout: REQUEST_TIMEOUT_MS }
       const asked = request(options, (response) => {
         let body = ''
         response.setEncoding('utf8')
@@ -69,7 +72,7 @@ export function startLoad(port: number, { tls = false } = {}): Load {
     }
     agent.destroy()
   }
-  const clients = Array.from({ length: 2 * CLIENTS_OF_EACH_KIND }, (_, index) => client(index % 2 === 0))
+  const clients = Array.from({ length: 2 * clientsOfEachKind }, (_, index) => client(index % 2 === 0))
   return {
     answers,
     stop: async () => {
