@@ -32,6 +32,8 @@ export interface UnitContext {
   /** Notes what was started, for an agent that finds it left over. */
   noteRun(run: Run): Promise<void>
   report(exit: ExitFact, respawns: number): void
+  /** The limit was reached. */
+  gaveUp(): void
   /** What this start of the unit inherits. */
   socketsOf(unit: UnitSpec): Promise<Start['sockets']>
   book: LogBook
@@ -100,6 +102,7 @@ export function createUnit(context: UnitContext): Unit {
       if (startTimes.length >= restart.attempts) {
         state = 'gave-up'
         log.warn({ unit: name, respawns }, 'gave up: it started too often')
+        context.gaveUp()
         return
       }
       now = await launch(own.invocation).catch((error: unknown) => {

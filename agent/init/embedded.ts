@@ -42,6 +42,7 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
   const units = new Map<string, Unit>()
   const turns = new Map<string, Promise<unknown>>()
   const listeners: ((exit: UnitExit) => void)[] = []
+  const ofGivenUp: ((unit: UnitKey) => void)[] = []
   const closing = new AbortController()
   let closed: Promise<void> | undefined
 
@@ -60,6 +61,9 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
         noteRun: (run) => records.update(key, (before) => ({ ...known(before, key), run })),
         report: (exit, respawns) => {
           for (const listener of listeners) listener({ app, service, slot, exit, respawns, run: null })
+        },
+        gaveUp: () => {
+          for (const listener of ofGivenUp) listener({ app, service, slot })
         },
         async socketsOf(unit) {
           if (unit.handover === undefined) return undefined
@@ -171,6 +175,9 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
     },
     onExit(listener) {
       listeners.push(listener)
+    },
+    onGaveUp(listener) {
+      ofGivenUp.push(listener)
     },
     exitsSince: async () => null,
     logs: (query, signal) => readLogs(book, query, AbortSignal.any([signal, closing.signal])),

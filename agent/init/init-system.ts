@@ -169,6 +169,8 @@ export interface InitSystem {
   installed(app: AppName): Promise<InstalledUnit[]>
   /** Calls back for each exit until `close`; at once, not by polling. */
   onExit(listener: (exit: UnitExit) => void): void
+  /** Calls back when a unit may have been given up, at once; `facts` say whether it was. */
+  onGaveUp(listener: (unit: UnitKey) => void): void
   /**
    * Exits of the units there are since a place that was given earlier, oldest first; with none only the place of now.
    * Null where services end with the agent, so that there is nothing to hear of later.

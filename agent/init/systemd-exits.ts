@@ -13,6 +13,7 @@ export type Exits = ReturnType<typeof createExits>
  */
 export function createExits(keyOf: (unit: string) => UnitKey | undefined) {
   const listeners: ((exit: UnitExit) => void)[] = []
+  const ofFailed: ((unit: UnitKey) => void)[] = []
   const lastExits = new Map<string, number>()
   const subStates = new Map<string, string>()
   /** Exits whose run is not known yet. */
@@ -33,8 +34,18 @@ export function createExits(keyOf: (unit: string) => UnitKey | undefined) {
     const told = { app, service, slot, exit, respawns: number(properties, 'NRestarts'), run }
     for (const listener of listeners) listener(told)
   }
+  const noteSubState = (unit: string, now: string) => {
+    const before = subStates.get(unit)
+    subStates.set(unit, now)
+    const key = now === 'failed' && before !== 'failed' ? keyOf(unit) : undefined
+    if (key === undefined) return
+    const { app, service, slot } = key
+    for (const listener of ofFailed) listener({ app, service, slot })
+  }
   return {
     listen: (listener: (exit: UnitExit) => void) => void listeners.push(listener),
+    /** Each crash passes through "failed", also when a restart follows; a refused restart ends there. */
+    listenToFailed: (listener: (unit: UnitKey) => void) => void ofFailed.push(listener),
     /**
      * systemd sends the Service properties before the Unit ones: the SubState known at the first is the one before the
      * exit, and the second, which come at once, say which run it was.
@@ -42,11 +53,10 @@ export function createExits(keyOf: (unit: string) => UnitKey | undefined) {
     changed: (unit: string, changed: Properties) => {
       if (isNew(unit, changed) && !STOPPING.test(subStates.get(unit) ?? '')) pending.set(unit, changed)
       if (typeof changed.SubState !== 'string') return
-      subStates.set(unit, changed.SubState)
       const exited = pending.get(unit)
-      if (exited === undefined) return
       pending.delete(unit)
-      report(unit, { ...changed, ...exited })
+      if (exited !== undefined) report(unit, { ...changed, ...exited })
+      noteSubState(unit, changed.SubState)
     },
     /** We are about to stop it: a busy systemd may tell of the stop and of the exit in one signal. */
     expectStop: (unit: string) => void subStates.set(unit, 'stop'),
@@ -58,7 +68,7 @@ export function createExits(keyOf: (unit: string) => UnitKey | undefined) {
     /** How things stand after signals were missed: an exit not told of yet is told now, unless it was a stop. */
     catchUp: (unit: string, properties: Properties) => {
       if (isNew(unit, properties) && properties.ActiveState !== 'inactive') report(unit, properties)
-      subStates.set(unit, String(properties.SubState))
+      noteSubState(unit, String(properties.SubState))
     },
     forget: (unit: string) => {
       lastExits.delete(unit)

@@ -92,6 +92,7 @@ export async function createSystemd({
     },
     remove: (key) => slots.remove(key).then(() => ports.forget(key)),
     onExit: exits.listen,
+    onGaveUp: exits.listenToFailed,
     exitsSince: (place) => exitsInJournal(unitDir, place),
     logs: (query: LogQuery, signal: AbortSignal) => {
       const services = installedIn(unitDir, query.app).map(({ service }) => service)

@@ -6,8 +6,8 @@ import { readRelease } from '../state/release-store.ts'
 export type Served = UnitKey & { release: ReleaseId }
 
 /**
- * Writes each unasked exit into the ledger as init reports it: init itself forgets it at the next start. Then `look` is
- * called. Never throws: the caller is init, in the middle of bringing the service back.
+ * Writes each unasked exit into the ledger as init reports it: init itself forgets it at the next start. Then, and when
+ * init has given up, `look` is called. Never throws: the caller is init, in the middle of bringing the service back.
  */
 export function watchExits(agent: Agent, look: (app: AppName) => void): void {
   agent.init.onExit((unit) => {
@@ -15,6 +15,7 @@ export function watchExits(agent: Agent, look: (app: AppName) => void): void {
       .catch((err: unknown) => agent.log.error({ ...unit, err }, 'an exit could not be recorded'))
       .finally(() => look(unit.app))
   })
+  agent.init.onGaveUp(({ app }) => look(app))
 }
 
 /** Writes down what ended while no agent was there to see it, so that a loop of that time is one, too. */

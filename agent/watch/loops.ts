@@ -21,13 +21,6 @@ import { type News, newsOfLoop } from './news.ts'
 
 // Acts on what crash-loop.ts decides. What counts is asked anew each time, of init, the disk and the ledger.
 
-/** Init says nothing when it refuses a respawn: after an exit it is asked until it has made up its mind. */
-const FIRST_PAUSE_MS = 50
-/** A third of the delay before a respawn at the most, so that it is noticed soon, and cheaply when that is an hour. */
-const PAUSE_GROWTH = 1.4
-const MAX_PAUSE_MS = 1_000
-/** States that another follows by itself. */
-const MOVING: ReadonlySet<UnitFacts['state']> = new Set(['starting', 'respawning', 'stopping'])
 /** A change ends by itself; the one who holds it has no way to tell us. */
 const BUSY_PAUSE_MS = 200
 
@@ -69,19 +62,13 @@ export function watchLoops(agent: Agent, tell: (news: News) => void): LoopWatch 
   }
 
   async function watchApp(app: AppName): Promise<void> {
-    let pauseMs = FIRST_PAUSE_MS
     while (on) {
       const judged = await judge(agent, app, config.watch)
-      if (judged === undefined) return
-      const { verdict, units } = judged
+      if (judged === undefined || judged.verdict.act === 'nothing') return
+      const { verdict } = judged
       if (verdict.act === 'stay-down' && isSettled(judged, verdict)) return
-      if (verdict.act !== 'nothing' && operations.of(app)) await sleep(BUSY_PAUSE_MS)
-      else if (verdict.act === 'go-back') return await goBackFrom(app)
-      else if (verdict.act === 'stay-down') return await stayDown(app)
-      else if (units.some(({ facts: { state } }) => MOVING.has(state))) {
-        await sleep(pauseMs)
-        pauseMs = Math.min(pauseMs * PAUSE_GROWTH, MAX_PAUSE_MS)
-      } else return
+      if (operations.of(app)) await sleep(BUSY_PAUSE_MS)
+      else return verdict.act === 'go-back' ? await goBackFrom(app) : await stayDown(app)
     }
   }
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { createServer as createHttp } from 'node:http'
+import { createServer as createHttp, type ServerResponse } from 'node:http'
 import { type AddressInfo, createServer, type Server } from 'node:net'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -120,6 +120,24 @@ test('what does not answer well before the switch is not asked: there is nothing
   ])
   await sleep(150)
   assert.equal(await probing.end(), undefined)
+})
+
+test('a switch does not wait for a port behind which nobody answers, and asks there once somebody does', async (t) => {
+  const held: ServerResponse[] = []
+  let isUp = false
+  const port = await listening(
+    t,
+    createHttp((_, response) => (isUp ? response.end('x') : held.push(response))),
+  )
+  const began = performance.now()
+  const probing = await probeSwitch([{ port, path: '/' }])
+  assert.ok(performance.now() - began < 2_000, 'a first answer may take 5 s')
+  isUp = true
+  for (const response of held) response.end('x')
+  await sleep(500)
+  const seen = await probing.end()
+  assert.ok(seen !== undefined && seen.sent > 0)
+  assert.deepEqual([seen.failed, seen.longestGapMs], [0, 0], 'there was nothing to lose before')
 })
 
 // Whether somebody accepts.

@@ -12,8 +12,14 @@ export function crashTests(make: MakeInit): void {
     const program = 'echo start >> "$OUT/starts"; exit 7'
     const spec = { restart: { attempts: 5, withinMs: 30_000, delayMs: 50 } }
     const trial = await beginTrial(t, make, { program, spec })
+    const told: string[] = []
+    trial.init.onGaveUp(({ app, service, slot }) => {
+      assert.deepEqual({ app, service, slot }, trial.key)
+      trial.init.facts(trial.key).then(({ state }) => told.push(state), assert.fail)
+    })
     await started(trial)
     const facts = await eventually('giving up', () => factsWhen(trial, 'gave-up'))
+    await eventually('the word of it', async () => (told.includes('gave-up') ? true : undefined), 1000)
     assert.equal(facts.pid, undefined)
     assert.equal(facts.respawns, 5, 'four respawns, and the one that the limit refused')
     assert.equal(facts.lastExit?.code, 7)
