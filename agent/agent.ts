@@ -6,6 +6,7 @@ import type { Log } from './log.ts'
 import type { Layout } from './state/layout.ts'
 import type { Ledger } from './state/ledger.ts'
 import type { Reserve } from './state/reserve.ts'
+import type { News } from './watch/news.ts'
 
 /** Built once in main.ts and frozen. Only http/, deploy.ts and recover.ts may take the whole of it. */
 export interface Agent {
@@ -17,6 +18,8 @@ export interface Agent {
   readonly operations: Operations
   readonly log: Log
   readonly changeEnded: ChangeEnded
+  /** What is worth waking somebody for goes to the webhook. Returns at once and never throws. */
+  readonly tell: (news: News) => void
   /** `sha256//…` of our own TLS key: part of what a client signs. */
   readonly pin: string
   readonly startedAt: string

@@ -28,6 +28,7 @@ import { watchLoops } from './watch/loops.ts'
 import { createMetrics } from './watch/metrics.ts'
 import { newsOfChange } from './watch/news.ts'
 import { createNotifier } from './watch/notify.ts'
+import { watchStore } from './watch/scrub.ts'
 
 /** Config → Agent value → recover → listen → wait for a signal. Resolves when all of it has ended. */
 export async function serve(overrides: Overrides): Promise<void> {
@@ -60,6 +61,7 @@ export async function serve(overrides: Overrides): Promise<void> {
       if (news !== undefined) notifier.tell(news)
       void disk.look()
     },
+    tell: notifier.tell,
     pin: tls.pin,
     startedAt: new Date().toISOString(),
   })
@@ -84,6 +86,7 @@ export async function serve(overrides: Overrides): Promise<void> {
   log.info('recovered')
   void lookAtLedger(agent)
   await loops.begin()
+  const scrub = watchStore(agent)
   const rounds = setInterval(() => {
     void disk.sample()
     for (const app of appsOn(config.layout)) loops.look(app)
@@ -92,6 +95,7 @@ export async function serve(overrides: Overrides): Promise<void> {
   const signal = await stopSignal()
   log.info({ signal }, 'stopping')
   loops.end()
+  scrub.end()
   disk.end()
   clearInterval(rounds)
   const closed = Promise.all([listening.close(), scrapes?.close()])

@@ -78,6 +78,12 @@ export function changeEnv(connection: Connection, app: AppName, change: Variable
   return lines(connection, 'POST', paths.env(app), { text: JSON.stringify(change), type: 'application/json' })
 }
 
+/** Keeps a release whatever comes after it, or lets it go again. */
+export async function hold(connection: Connection, app: AppName, asked: { release: ReleaseId; held: boolean }) {
+  const answer = await connection.request('POST', paths.hold(app), JSON.stringify(asked), 'application/json')
+  await answer.body.dump()
+}
+
 export async function releases(connection: Connection, app: AppName): Promise<ReleaseEntry[]> {
   return ((await json(connection, 'GET', paths.releases(app))) as { releases: ReleaseEntry[] }).releases
 }

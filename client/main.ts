@@ -155,7 +155,11 @@ function addQuestions(program: Command, run: Run): void {
   program
     .command('releases')
     .description('what is kept and why')
-    .action(() => run(async (context) => (await import('./commands/releases.ts')).releases(context)))
+    .option('--hold <release>', 'keep this one whatever comes after it')
+    .option('--unhold <release>', 'keep it like any other again')
+    .action((options: { hold?: string; unhold?: string }) =>
+      run(async (context) => (await import('./commands/releases.ts')).releases(context, options)),
+    )
   program
     .command('deploys')
     .description('who changed what, when, from where to where, and how it ended')

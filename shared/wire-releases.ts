@@ -3,6 +3,7 @@ import type { DiskState } from './wire.ts'
 
 // What crosses the wire about the releases that are kept. Everybody takes it from wire.ts.
 
+/** `damaged`: it was healthy, but on the disk it is not what was signed any more. */
 export type ReleaseState =
   | 'received'
   | 'assembled'
@@ -11,6 +12,7 @@ export type ReleaseState =
   | 'failed'
   | 'rolled-back'
   | 'bad'
+  | 'damaged'
   | 'pruned'
 
 export interface ReleaseEntry {

@@ -15,6 +15,7 @@ export const paths = {
   releases: (app: AppName) => `/v1/apps/${app}/releases`,
   rollback: (app: AppName) => `/v1/apps/${app}/rollback`,
   prune: (app: AppName) => `/v1/apps/${app}/prune`,
+  hold: (app: AppName) => `/v1/apps/${app}/hold`,
   restart: (app: AppName) => `/v1/apps/${app}/restart`,
   stop: (app: AppName) => `/v1/apps/${app}/stop`,
   start: (app: AppName) => `/v1/apps/${app}/start`,
@@ -30,6 +31,8 @@ export interface MissingAnswer {
   release: ReleaseId
   /** Digests of objects the agent lacks; an executable and a plain file of the same content are one object. */
   missing: Sha256[]
+  /** How many of them were here and were found damaged; an agent that does not look says nothing. */
+  damaged?: number
   /** Set when a release of the same content already runs: there is nothing to push. */
   alreadyRunning: ReleaseId | null
 }
@@ -144,6 +147,8 @@ export interface AppStatus {
   previousGood: ReleaseId | null
   bytesOnDisk: number
   releasesKept: number
+  /** Releases that are not what was signed any more, by what was found when somebody looked. */
+  damaged: ReleaseId[]
   /** Of the environment that `running` has. */
   envRevision: number
   /** Null before the first. */

@@ -49,6 +49,7 @@ const JOINS_PATHS: Record<string, string> = {
   'agent/config.ts': 'where the root is',
   'agent/state/disk.ts': 'temporary names beside a path it was given',
   'agent/state/object-sweep.ts': 'walks the shards of a directory it got from layout',
+  'agent/deploy/mend.ts': "the manifest's own paths, below the release's tree",
   'agent/deploy/assemble.ts': "the manifest's own paths, below the staging directory",
   'agent/init/systemd*.ts': "systemd's unit directories",
   'agent/init/upstart*.ts': "Upstart's job directory",

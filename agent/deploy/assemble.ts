@@ -1,6 +1,7 @@
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
-import { dirname, join, relative } from 'node:path'
+import { dirname, join } from 'node:path'
 import { setImmediate as breathe } from 'node:timers/promises'
+import { Failure } from '../../shared/failure.ts'
 import { isFile, isLink, type Signed } from '../../shared/manifest.ts'
 import { removeTree, renameWhole, syncFilesystem } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
@@ -8,6 +9,7 @@ import { removeObjectsOf } from '../state/object-sweep.ts'
 import { linkObject } from '../state/objects.ts'
 import { type Release, releasesOn } from '../state/release-store.ts'
 import { nameOfTrouble } from '../state/trouble.ts'
+import { mendTree, sharedLinks } from './mend.ts'
 
 /** After so many entries the event loop gets its turn, so that `status` answers meanwhile. */
 const ENTRIES_PER_TURN = 500
@@ -19,7 +21,7 @@ const ENTRIES_PER_TURN = 500
 export async function assemble(layout: Layout, signed: Signed, signatures: string[]): Promise<Release> {
   const { manifest, id, text } = signed
   const { app } = manifest
-  if (releasesOn(layout, app).includes(id)) return { id, manifest }
+  if (releasesOn(layout, app).includes(id)) return madeBefore(layout, { id, manifest })
   const staging = layout.staging(app, id)
   await removeTree(staging)
   try {
@@ -38,7 +40,10 @@ export async function assemble(layout: Layout, signed: Signed, signatures: strin
       else if (isLink(entry)) symlinkSync(entry.link, path)
       if (++count % ENTRIES_PER_TURN === 0) await breathe()
     }
-    for (const path of manifest.shared) linkShared(layout, { tree, releaseTree: layout.treeDir(app, id) }, path, app)
+    for (const { path, link } of sharedLinks(layout, layout.treeDir(app, id), manifest)) {
+      mkdirSync(dirname(join(tree, path)), { recursive: true, mode: 0o755 })
+      symlinkSync(link, join(tree, path))
+    }
     mkdirSync(join(staging, 'signatures'), { mode: 0o755 })
     for (const [index, signature] of signatures.entries()) {
       writeFileSync(join(staging, 'signatures', `${index}.sig`), signature, { mode: 0o444 })
@@ -66,14 +71,11 @@ async function withdraw(layout: Layout, { id, manifest: { app, files } }: Signed
   }
 }
 
-/** A relative link, so that the release reads the same under any root. */
-function linkShared(
-  layout: Layout,
-  dirs: { tree: string; releaseTree: string },
-  path: string,
-  app: Signed['manifest']['app'],
-): void {
-  const at = join(dirs.tree, path)
-  mkdirSync(dirname(at), { recursive: true, mode: 0o755 })
-  symlinkSync(relative(dirname(join(dirs.releaseTree, path)), layout.sharedPath(app, path)), at)
+/** It is here already, whole, but who knows what became of it since. Throws `release_damaged`. */
+async function madeBefore(layout: Layout, release: Release): Promise<Release> {
+  const lost = await mendTree(layout, release)
+  if (lost.length === 0) return release
+  throw new Failure('release_damaged', `assemble ${release.manifest.app}: ${release.id} is damaged: ${lost[0]}`, {
+    hint: 'pack it again: the next second has another name',
+  })
 }

@@ -1,7 +1,6 @@
 // The order of a deploy. This file knows every step and no detail; each step takes what the one before it returned.
 
 import type { BundleEntry } from '../../shared/bundle-read.ts'
-import { Failure } from '../../shared/failure.ts'
 import { contentOf } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
@@ -12,12 +11,12 @@ import { readSigners } from '../state/signers.ts'
 import { type Proved, proveManifest, refuseNamesake, storeObjects, tidyRefused } from './admit.ts'
 import { assemble } from './assemble.ts'
 import { type Asked, type Change, openChange, type Report, runChange } from './change.ts'
+import { mendDamaged, refuseDamaged } from './damage.ts'
 import { passedOverBy } from './env.ts'
 import { goBack, refuseGap } from './go-back.ts'
 import { type Loop, loopReceipt } from './looping.ts'
 import type { Operation } from './operations.ts'
 import { pruneApp } from './prune.ts'
-import { previousGood } from './retention.ts'
 import { checkRoom, watchRoom } from './room.ts'
 import {
   endOld,
@@ -33,6 +32,7 @@ import {
   servingNow,
 } from './switch.ts'
 import { probeSwitch } from './switch-probe.ts'
+import type { Target } from './target.ts'
 import { refuseLaunchers } from './unit.ts'
 
 export interface Ask extends Asked {
@@ -52,6 +52,7 @@ export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<Bu
     const { proved, first } = await proveManifest(bundle, { app, signers: readSigners(agent.layout), now: new Date() })
     refuseNamesake(agent.layout, proved.signed)
     refuseLaunchers(proved.signed.manifest)
+    await refuseDamaged(agent, proved.signed.manifest)
     const takes = await checkRoom(agent, proved)
     await storeObjects(agent.layout, proved, { first, rest: bundle }, watchRoom(agent, app))
     return { ...proved, takes }
@@ -68,6 +69,7 @@ export async function rollOut(agent: Agent, ask: Ask, admitted: Admitted): Promi
   await runChange(agent, change, async () => {
     agent.ledger.received(ask.app, { id: signed.id, signers, ...sizeOf(signed.manifest) })
     change.step('stored', { release: signed.id })
+    await mendDamaged(agent, ask.app)
     const release = await assemble(agent.layout, signed, signatures)
     change.takes(takes)
     agent.ledger.setState(ask.app, release.id, 'assembled')
@@ -77,18 +79,20 @@ export async function rollOut(agent: Agent, ask: Ask, admitted: Admitted): Promi
 }
 
 /** The same road with an older release and its own environment: no upload, no approval. The one it leaves is bad. */
-export async function rollBack(agent: Agent, ask: Ask, release: Release): Promise<void> {
+export async function rollBack(agent: Agent, ask: Ask, { release, passedOver }: Target): Promise<void> {
   const change = openChange(ask, agent, release.id)
   await runChange(agent, change, async () => {
+    for (const message of passedOver) change.step('warning', { message })
     await switchTo(agent, withOwnEnv(agent, release), change)
     if (change.from !== null && change.from !== release.id) agent.ledger.setState(ask.app, change.from, 'bad')
   })
 }
 
 /** The same road, taken by the agent itself out of a crash loop. What it was is kept in the record of the change. */
-export async function rollBackLoop(agent: Agent, ask: Ask, { release, loop }: { release: Release; loop: Loop }) {
+export async function rollBackLoop(agent: Agent, ask: Ask, { release, passedOver, loop }: Target & { loop: Loop }) {
   const change = openChange(ask, agent, release.id)
   await runChange(agent, change, async () => {
+    for (const message of passedOver) change.step('warning', { message })
     const receipt = loopReceipt(agent, loop, change)
     if (change.from !== null) agent.ledger.setState(ask.app, change.from, 'bad')
     await switchTo(agent, withOwnEnv(agent, release), change)
@@ -161,17 +165,4 @@ export function alreadyRunning(agent: Agent, { signed }: Proved): ReleaseId | nu
   const current = currentRelease(agent.layout, app)
   if (current === null || agent.ledger.app(app).wanted !== current) return null
   return contentOf(readRelease(agent.layout, app, current).manifest) === contentOf(signed.manifest) ? current : null
-}
-
-/** Where a rollback goes, decided before anything is touched. Throws `nothing_to_roll_back_to` or `release_unknown`. */
-export function chooseTarget(agent: Agent, app: AppName, asked: ReleaseId | undefined): Release {
-  const target = asked ?? previousGood(agent.ledger.releases(app), currentRelease(agent.layout, app))
-  if (target !== null) return readRelease(agent.layout, app, target)
-  throw new Failure(
-    'nothing_to_roll_back_to',
-    `rollback ${app}: no other release was ever healthy here and is not marked bad`,
-    {
-      hint: 'what is kept: tarmac releases; one of them by name: tarmac rollback RELEASE',
-    },
-  )
 }

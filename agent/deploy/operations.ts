@@ -5,7 +5,7 @@ import type { ChangeKind } from '../../shared/wire.ts'
 export interface Operation {
   app: AppName
   /** `recovery`: what an agent before this one left half done is brought to an end. */
-  kind: ChangeKind | 'recovery'
+  kind: ChangeKind | 'recovery' | 'hold'
   who: string
   since: string
   phase: string

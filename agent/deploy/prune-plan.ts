@@ -4,6 +4,7 @@ import type { PruneAnswer } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { bytesFreed, countOrphans, ORPHAN_GRACE_MS } from '../state/object-sweep.ts'
 import { readRelease, releaseServed, releasesOn, straysOn } from '../state/release-store.ts'
+import { heldOn } from './hold.ts'
 import { brokenInvariants, type Kept, planRetention, type RetentionFacts, type Verdict } from './retention.ts'
 import { diskOf, diskState } from './room.ts'
 
@@ -34,6 +35,7 @@ export async function planPrune(agent: Agent, app: AppName): Promise<PrunePlan> 
     current,
     running: await runningReleases(agent, app),
     inFlight: new Set(inFlight ? [inFlight] : []),
+    held: heldOn(layout, app, ids),
     keep: keepOf(agent, app, current ?? releases[0]?.id),
     pressure,
   }

@@ -28,6 +28,8 @@ export interface RetentionFacts {
   running: ReadonlySet<ReleaseId>
   /** Releases a change is working with. */
   inFlight: ReadonlySet<ReleaseId>
+  /** Releases that somebody wants kept, and who. */
+  held: ReadonlyMap<ReleaseId, string>
   keep: Keep
   /** Of the file system: under pressure less is kept. */
   pressure: DiskState
@@ -40,7 +42,7 @@ export interface Verdict {
 }
 
 /**
- * One verdict per release, newest first. Current, the previous good one and those in flight are never removed; the
+ * One verdict per release, newest first. Current, the previous good one, held ones and those in flight are never removed; the
  * quota of `keep.releases` counts only releases that were once healthy; failed ones have their own quota, so that
  * ten bad pushes in a row never push out the last good one. An adopted one may be good, and so has a good one's quota;
  * it may be bad, and so takes no place from any other: a row that is missing never costs a good release.
@@ -84,6 +86,7 @@ function pinsOf(newestFirst: readonly Kept[], facts: RetentionFacts): Map<Releas
   // Marked bad or not: where nothing good serves and nothing else is good, it is all there is to start from.
   if (!isGood && previous === null && last !== undefined) pins.set(last, 'the last that was ever healthy')
   if (previous !== null) pins.set(previous, 'previous good: rollback goes here')
+  for (const [id, who] of facts.held) pins.set(id, `held by ${who}`)
   for (const id of facts.running) pins.set(id, 'it runs, although it is not current')
   for (const id of facts.inFlight) pins.set(id, 'a change is working with it')
   if (facts.current !== null) pins.set(facts.current, 'current')
@@ -93,7 +96,8 @@ function pinsOf(newestFirst: readonly Kept[], facts: RetentionFacts): Map<Releas
 function kindOf({ state, onceHealthy, adopted }: Kept): string {
   if (adopted) return 'of unknown health, found on the disk'
   if (!onceHealthy) return 'never healthy'
-  return state === 'bad' ? 'once healthy, marked bad' : 'once healthy'
+  if (state === 'bad') return 'once healthy, marked bad'
+  return state === 'damaged' ? 'once healthy, damaged on disk' : 'once healthy'
 }
 
 /**
@@ -117,6 +121,7 @@ export function brokenInvariants(
       ...(id === facts.current ? [`${id} is current`] : []),
       ...(id === previousGood(releases, facts.current) ? [`${id} is the previous good one`] : []),
       ...(facts.running.has(id) ? [`${id} runs`] : []),
+      ...(facts.held.has(id) ? [`${id} is held`] : []),
       ...(facts.inFlight.has(id) ? [`a change is working with ${id}`] : []),
       ...(release.onceHealthy && newer < quota ? [`${id} is among the ${quota} newest that were healthy`] : []),
     ]
@@ -127,6 +132,9 @@ export function brokenInvariants(
   return broken
 }
 
+/** One that failed when it was last tried would only fail again, and one that is damaged is not what was good. */
+export const NO_WAY_BACK: ReadonlySet<ReleaseState> = new Set(['bad', 'failed', 'damaged'])
+
 /**
  * Where a rollback without a name goes: the newest once-healthy release that is not bad and does not run now. An adopted
  * one only where none is known, and none that came after current: that was left, or never got there.
@@ -135,8 +143,7 @@ export function previousGood(releases: readonly Kept[], current: ReleaseId | nul
   const now = releases.find(({ id }) => id === current)
   let best: Kept | undefined
   for (const release of releases) {
-    // One that failed when it was last tried would only fail again.
-    if (release.state === 'bad' || release.state === 'failed' || release.id === current) continue
+    if (NO_WAY_BACK.has(release.state) || release.id === current) continue
     if (release.adopted ? now !== undefined && release.seq > now.seq : !release.onceHealthy) continue
     if (best === undefined || isBetter(release, best)) best = release
   }

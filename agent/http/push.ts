@@ -7,6 +7,7 @@ import type { MissingAnswer } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { DEFAULTS } from '../config.ts'
 import { proveManifest } from '../deploy/admit.ts'
+import { refuseDamaged } from '../deploy/damage.ts'
 import { admit, alreadyRunning, rollOut } from '../deploy/deploy.ts'
 import { busyFailure } from '../deploy/operations.ts'
 import { checkRoom } from '../deploy/room.ts'
@@ -26,12 +27,16 @@ export async function missing(agent: Agent, app: AppName, c: Context): Promise<R
     const busy = agent.operations.of(app)
     if (busy) throw busyFailure(busy)
     const { manifest, id } = proved.signed
-    const running = alreadyRunning(agent, proved)
+    const damaged = await refuseDamaged(agent, manifest)
+    const missing = await missingObjects(agent.layout, manifest)
+    // What runs and lacks something is not what was pushed.
+    const running = missing.length === 0 ? alreadyRunning(agent, proved) : null
     // It is here in full: pushed again with --force it takes next to nothing, and that is checked then.
     if (running === null) await checkRoom(agent, proved)
     const answer: MissingAnswer = {
       release: id,
-      missing: await missingObjects(agent.layout, manifest),
+      missing,
+      damaged: damaged.length,
       alreadyRunning: running,
     }
     return c.json(answer)

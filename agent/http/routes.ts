@@ -8,7 +8,7 @@ import { VERSION_HEADER } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import type { Metrics } from '../watch/metrics.ts'
 import { deploys, doctor, ledger, logs, pruneExplained, releases, status } from './ask.ts'
-import { control, pruned, rollback } from './control.ts'
+import { control, held, pruned, rollback } from './control.ts'
 import { changeEnv, env } from './env.ts'
 import { type Identity, identify } from './identity.ts'
 import { answerScrape } from './metrics.ts'
@@ -46,6 +46,7 @@ export function routesOf(agent: Agent, metrics: Metrics): Hono<Env> {
   routes.post('/v1/apps/:app/prune', (c) => pruned(agent, app(c), c.var.identity, c))
   routes.get('/v1/apps/:app/env', (c) => env(agent, app(c), c))
   routes.post('/v1/apps/:app/env', (c) => changeEnv(agent, app(c), c.var.identity, c))
+  routes.post('/v1/apps/:app/hold', (c) => held(agent, app(c), c.var.identity, c))
   routes.get('/v1/apps/:app/deploys', (c) => deploys(agent, app(c), c))
   routes.get('/v1/doctor', (c) => doctor(agent, c))
   routes.get('/v1/ledger', (c) => ledger(agent, c))

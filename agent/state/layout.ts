@@ -16,6 +16,7 @@ export function layoutAt(root: string, etc: string) {
   const appDir = (app: AppName) => join(appsDir, app)
   const releaseDir = (app: AppName, id: ReleaseId) => join(appDir(app), 'releases', id)
   const removed = (app: AppName, id: ReleaseId) => join(appDir(app), 'staging', `${id}${REMOVED}`)
+  const damagedDir = (app: AppName) => join(appDir(app), 'damaged')
   return {
     root,
     etc,
@@ -40,6 +41,11 @@ export function layoutAt(root: string, etc: string) {
     /** Executables are objects of their own: the mode is the inode's, and the inode is shared by hard links. */
     object: (app: AppName, digest: Sha256, mode: Mode) =>
       join(appDir(app), 'objects', digest.slice(0, 2), mode === '0755' ? `${digest.slice(2)}.x` : digest.slice(2)),
+    /** Objects that were found damaged, for whoever wants to know what happened. */
+    damagedDir,
+    damagedNamed: (app: AppName, name: string) => join(damagedDir(app), name),
+    damaged: (app: AppName, digest: Sha256, mode: Mode) =>
+      join(damagedDir(app), mode === '0755' ? `${digest}.x` : digest),
     stagingDir: (app: AppName) => join(appDir(app), 'staging'),
     staging: (app: AppName, id: ReleaseId) => join(appDir(app), 'staging', id),
     incoming: (app: AppName, name: string) => join(appDir(app), 'staging', name),
@@ -52,6 +58,8 @@ export function layoutAt(root: string, etc: string) {
     treeDir: (app: AppName, id: ReleaseId) => join(releaseDir(app, id), 'tree'),
     manifestFile: (app: AppName, id: ReleaseId) => join(releaseDir(app, id), 'release.json'),
     signaturesDir: (app: AppName, id: ReleaseId) => join(releaseDir(app, id), 'signatures'),
+    /** Says who wants this release kept, whatever comes after it. */
+    heldFile: (app: AppName, id: ReleaseId) => join(releaseDir(app, id), 'held'),
     signatureFile: (app: AppName, id: ReleaseId, index: number) =>
       join(releaseDir(app, id), 'signatures', `${index}.sig`),
     currentLink: (app: AppName) => join(appDir(app), 'current'),

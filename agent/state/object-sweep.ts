@@ -1,11 +1,11 @@
 import { lstatSync, readdirSync, type Stats, unlinkSync } from 'node:fs'
-import { unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setImmediate as breathe } from 'node:timers/promises'
 import { isErrno } from '../../shared/failure.ts'
-import { type Entry, isFile } from '../../shared/manifest.ts'
-import type { AppName } from '../../shared/names.ts'
+import { type Entry, isFile, type Mode } from '../../shared/manifest.ts'
+import type { AppName, Sha256 } from '../../shared/names.ts'
 import { reach } from '../fault.ts'
+import { removeFiles } from './disk.ts'
 import type { Layout } from './layout.ts'
 
 // How objects go again. Only while no upload is under way for the app: it may be about to link what nobody links to yet.
@@ -17,8 +17,6 @@ import type { Layout } from './layout.ts'
 export const ORPHAN_GRACE_MS = 24 * 3_600_000
 /** About 1 ms. After it the event loop gets its turn, so that `status` answers meanwhile. */
 const FILES_PER_TURN = 200
-/** The last link of a big file takes its blocks with it, which takes long enough for a thread. */
-const BIG_BYTES = 1024 * 1024
 
 /** stat(2) counts in these, whatever a block of the file system is. */
 const STAT_BLOCK_BYTES = 512
@@ -26,6 +24,7 @@ const STAT_BLOCK_BYTES = 512
 /** What else lies there (an admin's copy, lost+found) is none of ours, and is not touched. */
 const SHARD = /^[0-9a-f]{2}$/
 const OBJECT = /^[0-9a-f]{62}(\.x)?$/
+const DIGEST_REST = 62
 
 export interface Sweep {
   objects: number
@@ -39,15 +38,14 @@ export interface Removed extends Sweep {
 
 /** Removes those contents of a removed release that no other one has. */
 export async function removeObjectsOf(layout: Layout, app: AppName, entries: readonly Entry[]): Promise<Removed> {
-  const gone: Removed = { objects: 0, bytes: 0, diskBytes: 0 }
+  const found = sweep()
   let seen = 0
   for (const [path] of linksOf(layout, app, entries)) {
     if (++seen % FILES_PER_TURN === 0) await breathe()
     const stats = lstatSync(path, { throwIfNoEntry: false })
-    if (stats?.nlink === 1) await removeOne(path, stats, gone)
+    if (stats?.nlink === 1) found.add(path, stats)
   }
-  reach('disk.removed')
-  return gone
+  return found.remove()
 }
 
 /** What removing releases one after the other, in this order, would free: for each, the bytes that go with it. */
@@ -73,26 +71,71 @@ export async function bytesFreed(
 }
 
 /** Removes objects that no release links to and that have lain here for longer than `graceMs`. */
-export async function removeOrphans(layout: Layout, app: AppName, { graceMs }: { graceMs: number }): Promise<Removed> {
-  const gone: Removed = { objects: 0, bytes: 0, diskBytes: 0 }
-  const now = Date.now()
-  await forEachObject(layout, app, async (path, stats) => {
-    if (isOrphan(stats, now, graceMs)) await removeOne(path, stats, gone)
-  })
-  reach('disk.removed')
-  return gone
+export async function removeOrphans(layout: Layout, app: AppName, grace: { graceMs: number }): Promise<Removed> {
+  return (await findOrphans(layout, app, grace)).remove()
 }
 
 /** What `removeOrphans` would remove. */
-export async function countOrphans(layout: Layout, app: AppName, { graceMs }: { graceMs: number }): Promise<Sweep> {
-  const found: Sweep = { objects: 0, bytes: 0 }
+export async function countOrphans(layout: Layout, app: AppName, grace: { graceMs: number }): Promise<Sweep> {
+  const { objects, bytes } = await findOrphans(layout, app, grace)
+  return { objects, bytes }
+}
+
+async function findOrphans(layout: Layout, app: AppName, { graceMs }: { graceMs: number }) {
+  const found = sweep()
   const now = Date.now()
-  await forEachObject(layout, app, (_path, stats) => {
-    if (!isOrphan(stats, now, graceMs)) return
-    found.objects += 1
-    found.bytes += stats.size
+  await forEachObject(layout, app, (path, stats) => {
+    if (isOrphan(stats, now, graceMs)) found.add(path, stats)
   })
   return found
+}
+
+/** Finding first and removing then: the one blocks, a little, and the other waits for the disk. */
+function sweep() {
+  const paths: string[] = []
+  return {
+    objects: 0,
+    bytes: 0,
+    diskBytes: 0,
+    add(path: string, { size, blocks }: Stats) {
+      paths.push(path)
+      this.objects += 1
+      this.bytes += size
+      this.diskBytes += blocks * STAT_BLOCK_BYTES
+    },
+    async remove(): Promise<Removed> {
+      await removeFiles(paths)
+      reach('disk.removed')
+      return { objects: this.objects, bytes: this.bytes, diskBytes: this.diskBytes }
+    },
+  }
+}
+
+export interface StoredObject {
+  sha256: Sha256
+  mode: Mode
+  size: number
+  path: string
+}
+
+/** The objects whose digest begins with these two digits. Looked at one by one, as whoever asks gets to them. */
+export function* objectsIn(layout: Layout, app: AppName, shard: string): Generator<StoredObject> {
+  const dir = join(layout.objectsDir(app), shard)
+  for (const name of namesIn(dir, OBJECT)) {
+    const path = join(dir, name)
+    const stats = lstatSync(path, { throwIfNoEntry: false })
+    if (!stats?.isFile()) continue
+    const sha256 = `${shard}${name.slice(0, DIGEST_REST)}` as Sha256
+    yield { sha256, mode: name.endsWith('.x') ? '0755' : '0644', size: stats.size, path }
+  }
+}
+
+/** One object, if it is an orphan that has lain here long enough. At once, so that no upload can begin in between. */
+export function removeIfOrphan(path: string): boolean {
+  const stats = lstatSync(path, { throwIfNoEntry: false })
+  if (stats === undefined || !isOrphan(stats, Date.now(), ORPHAN_GRACE_MS)) return false
+  unlinkSync(path)
+  return true
 }
 
 /** Bytes of all objects of an app: what its releases cost on disk, each content counted once. */
@@ -109,14 +152,6 @@ function isOrphan({ nlink, ctimeMs }: Stats, now: number, graceMs: number): bool
   return nlink === 1 && Math.abs(now - ctimeMs) >= graceMs
 }
 
-async function removeOne(path: string, { size, blocks }: Stats, gone: Removed): Promise<void> {
-  if (size > BIG_BYTES) await unlink(path)
-  else unlinkSync(path)
-  gone.objects += 1
-  gone.bytes += size
-  gone.diskBytes += blocks * STAT_BLOCK_BYTES
-}
-
 /** Path of an object → how many names it has in this release. */
 function linksOf(layout: Layout, app: AppName, entries: readonly Entry[]): Map<string, number> {
   const links = new Map<string, number>()
@@ -128,18 +163,14 @@ function linksOf(layout: Layout, app: AppName, entries: readonly Entry[]): Map<s
   return links
 }
 
-async function forEachObject(
-  layout: Layout,
-  app: AppName,
-  visit: (path: string, stats: Stats) => void | Promise<void>,
-): Promise<void> {
+async function forEachObject(layout: Layout, app: AppName, visit: (path: string, stats: Stats) => void): Promise<void> {
   let seen = 0
   for (const shard of namesIn(layout.objectsDir(app), SHARD)) {
     const dir = join(layout.objectsDir(app), shard)
     for (const name of namesIn(dir, OBJECT)) {
       const path = join(dir, name)
       const stats = lstatSync(path, { throwIfNoEntry: false })
-      if (stats?.isFile()) await visit(path, stats)
+      if (stats?.isFile()) visit(path, stats)
       if (++seen % FILES_PER_TURN === 0) await breathe()
     }
   }

@@ -20,6 +20,7 @@ import { isFile, type Manifest, type Mode } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
 import { placeFile, removeIfEmpty } from './disk.ts'
 import type { Layout } from './layout.ts'
+import { seal } from './object-check.ts'
 import { nameOfTrouble } from './trouble.ts'
 
 // The contents of files, each stored once per app under its digest, root-owned and read-only, and hard-linked into
@@ -122,6 +123,7 @@ export async function storeObject(
       await rm(temp, { force: true })
       return undefined
     }
+    seal(temp, object.sha256)
     placeFile(temp, path)
   } catch (error) {
     await rm(temp, { force: true })
@@ -167,6 +169,7 @@ export function linkObject(
     // ext4 stops at 65,000 links to one inode: from there on a release has a copy of its own.
     if (isErrno(error, 'EMLINK')) {
       copyFileSync(object, path)
+      seal(path, file.sha256)
       return
     }
     if (!isErrno(error, 'ENOENT')) throw error
@@ -180,6 +183,7 @@ export function linkObject(
   const temp = layout.incoming(app, `${file.sha256}.part`)
   copyFileSync(other, temp)
   chmodSync(temp, MODE_BITS[file.mode])
+  seal(temp, file.sha256)
   placeFile(temp, object)
   linkSync(object, path)
 }

@@ -1,12 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Failure } from '../../shared/failure.ts'
 import type { AppName, ReleaseId, ServiceName } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
 import { rollBackLoop } from '../deploy/deploy.ts'
 import { recordGaveUp, TARMAC } from '../deploy/looping.ts'
 import { previousGood } from '../deploy/retention.ts'
 import { servingNow } from '../deploy/switch.ts'
+import { chooseTarget } from '../deploy/target.ts'
 import type { UnitFacts } from '../init/init-system.ts'
-import { appsOn, readRelease, releasesOn } from '../state/release-store.ts'
+import { appsOn, releasesOn } from '../state/release-store.ts'
 import {
   isNewLoop,
   type Looping,
@@ -79,10 +81,14 @@ export function watchLoops(agent: Agent, tell: (news: News) => void): LoopWatch 
     try {
       const judged = await judge(agent, app, config.watch)
       if (judged?.verdict.act !== 'go-back') return
-      const { to, loops } = judged.verdict
-      say(judged, judged.verdict)
-      const way = { release: readRelease(layout, app, to), loop: loops[0] }
+      const target = await chooseTarget(agent, app, undefined)
+      say(judged, { ...judged.verdict, to: target.release.id })
+      const way = { ...target, loop: judged.verdict.loops[0] }
       await rollBackLoop(agent, { ...ask, operation, report: () => {} }, way)
+    } catch (error) {
+      // All that were good are damaged on the disk, and marked so by now: judged again, there is no way back.
+      if (!(error instanceof Failure) || error.code !== 'nothing_to_roll_back_to') throw error
+      look(app)
     } finally {
       end()
     }

@@ -65,6 +65,7 @@ async function appStatus(agent: Agent, app: AppName): Promise<AppStatus> {
     previousGood: previousGood(known, current),
     bytesOnDisk,
     releasesKept: onDisk.size,
+    damaged: known.filter(({ state }) => state === 'damaged').map(({ id }) => id),
     envRevision,
     lastSwitch: ledger.lastSwitch(app),
     services,

@@ -103,6 +103,7 @@ async function pushTo(
       message: null,
     }
   }
+  if (answer.damaged) print.warn(`${answer.damaged} of its contents were damaged on ${host.name}: they are sent again`)
   const wanted = new Set(answer.missing)
   const total = objectsOf(signed.manifest).size
   sent.objects += wanted.size

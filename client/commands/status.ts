@@ -164,6 +164,15 @@ function appProblems(app: AppStatus): Problem[] {
           ? `start it: tarmac start --app ${app.app}`
           : `see why: tarmac logs ${name} --app ${app.app}${release === null ? '' : ` --release ${release}`}`,
     }))
-  if (app.wanted === app.running || sick.length > 0) return sick
-  return [{ text: `${app.app} runs ${app.running ?? 'nothing'}, not the wanted ${app.wanted ?? 'nothing'}` }]
+  const isOther = app.wanted !== app.running && sick.length === 0
+  const text = `${app.app} runs ${app.running ?? 'nothing'}, not the wanted ${app.wanted ?? 'nothing'}`
+  return [...sick, ...(isOther ? [{ text }] : []), ...damageOf(app)]
+}
+
+/** An agent of before does not look. */
+function damageOf({ app, running, damaged = [] }: AppStatus): Problem[] {
+  return damaged.map((id) => ({
+    text: `${app} ${id}${id === running ? ', which runs,' : ''} is damaged on disk`,
+    hint: `what is damaged is sent again: tarmac push --app ${app}`,
+  }))
 }

@@ -14,6 +14,7 @@ import type { DiskState, ReleaseState } from '../../shared/wire.ts'
 
 const idOf = (n: number) => `20261122T${String(n).padStart(6, '0')}Z-0000000a` as ReleaseId
 const NONE: ReadonlySet<ReleaseId> = new Set()
+const NOBODY: ReadonlyMap<ReleaseId, string> = new Map()
 
 // Names and sequence numbers are drawn apart from each other: a clock that runs backwards must not matter.
 const kept: fc.Arbitrary<Kept[]> = fc
@@ -50,6 +51,7 @@ const cases = kept.chain((releases) =>
     releases: fc.constant(releases),
     current: releases.length === 0 ? fc.constant(null) : fc.constantFrom(null, ...releases.map(({ id }) => id)),
     flying: fc.subarray(releases.map(({ id }) => id)).map((ids) => ids.slice(0, 2)),
+    held: fc.subarray(releases.map(({ id }) => id)).map((ids) => ids.slice(0, 1)),
     running: fc.subarray(releases.map(({ id }) => id)).map((ids) => ids.slice(0, 1)),
     pressure: fc.constantFrom<DiskState>('ok', 'low', 'critical'),
     keep: fc.record({ releases: fc.integer({ min: 2, max: 12 }), failed: fc.integer({ min: 0, max: 4 }) }),
@@ -58,19 +60,26 @@ const cases = kept.chain((releases) =>
 
 type Case = typeof cases extends fc.Arbitrary<infer C> ? C : never
 
-function plan({ releases, current, flying, running, keep, pressure }: Case) {
-  const facts: RetentionFacts = { current, inFlight: new Set(flying), running: new Set(running), keep, pressure }
+function plan({ releases, current, flying, held, running, keep, pressure }: Case) {
+  const facts: RetentionFacts = {
+    current,
+    running: new Set(running),
+    inFlight: new Set(flying),
+    held: new Map(held.map((id) => [id, 'ann'])),
+    keep,
+    pressure,
+  }
   const verdicts = planRetention(releases, facts)
   const doomed = verdicts.flatMap(({ id, keep }) => (keep ? [] : [id]))
   return { facts, verdicts, doomed, byId: new Map(releases.map((release) => [release.id, release])) }
 }
 
 /** What stays whatever the quotas say. */
-function pinned({ releases, current, flying, running }: Case): Set<ReleaseId | null> {
+function pinned({ releases, current, flying, held, running }: Case): Set<ReleaseId | null> {
   const previous = previousGood(releases, current)
   const once = [...releases].sort((a, b) => b.seq - a.seq).filter(({ onceHealthy }) => onceHealthy)
   const isLast = previous === null && !once.some(({ id }) => id === current)
-  return new Set([current, previous, ...flying, ...running, isLast ? (once[0]?.id ?? null) : null])
+  return new Set([current, previous, ...flying, ...held, ...running, isLast ? (once[0]?.id ?? null) : null])
 }
 
 test('there is one verdict for each release, newest first by the agent’s own order', () => {
@@ -85,7 +94,7 @@ test('there is one verdict for each release, newest first by the agent’s own o
   )
 })
 
-test('current, the previous good one, what runs and what a change works with are never removed, however full the disk', () => {
+test('current, the previous good one, what runs, is held or worked with are never removed, however full the disk', () => {
   fc.assert(
     fc.property(cases, (given) => {
       const gone = new Set(plan(given).doomed)
@@ -108,12 +117,14 @@ test('no plan breaks what must be true of it, and any plan that goes further doe
   )
 })
 
-test('a plan is refused in words: what is current, runs, is worked with, good, unknown or named twice', () => {
+test('a plan is refused in words: what is current, runs, is held or worked with, good, unknown or named twice', () => {
   const releases: Kept[] = [1, 2, 3, 4].map((seq) => ({ id: idOf(seq), seq, onceHealthy: true, state: 'healthy' }))
+  releases.push({ id: idOf(5), seq: 0, onceHealthy: false, state: 'failed' })
   const facts: RetentionFacts = {
     current: idOf(4),
     running: new Set([idOf(2)]),
     inFlight: new Set([idOf(1)]),
+    held: new Map([[idOf(5), 'ann']]),
     keep: { releases: 2, failed: 0 },
     pressure: 'ok',
   }
@@ -122,6 +133,7 @@ test('a plan is refused in words: what is current, runs, is worked with, good, u
   assert.match(broken(3).join(), /is the previous good one/)
   assert.deepEqual(broken(2), [`${idOf(2)} runs`])
   assert.deepEqual(broken(1), [`a change is working with ${idOf(1)}`])
+  assert.deepEqual(broken(5), [`${idOf(5)} is held`])
   assert.deepEqual(broken(9), [`${idOf(9)} is not in the ledger`])
   assert.match(broken(9, 9).join(), /named twice/)
   assert.match(broken(1, 2, 3, 4).join(), /none that was ever healthy would be left/)
@@ -148,7 +160,7 @@ test('under pressure less is kept, and never less than current and the previous 
     onceHealthy: true,
     state: 'healthy',
   }))
-  const facts = { current: idOf(3), running: NONE, inFlight: NONE, keep: keep(10, 2) }
+  const facts = { current: idOf(3), running: NONE, inFlight: NONE, held: NOBODY, keep: keep(10, 2) }
   const left = (pressure: DiskState) => planRetention(releases, { ...facts, pressure }).filter(({ keep }) => keep)
   assert.deepEqual(
     left('low').map(({ id }) => id),
@@ -170,8 +182,8 @@ test('failed releases and ones of unknown health, however many, change nothing f
       const good = given.releases.filter(({ onceHealthy, adopted }) => onceHealthy && !adopted)
       const isGood = (id: ReleaseId) => good.some((release) => release.id === id)
       const all = plan(given).verdicts.filter(({ id }) => isGood(id))
-      const { flying, running } = given
-      const goods = { releases: good, flying: flying.filter(isGood), running: running.filter(isGood) }
+      const [flying, held, running] = [given.flying, given.held, given.running].map((ids) => ids.filter(isGood))
+      const goods = { releases: good, flying: flying ?? [], held: held ?? [], running: running ?? [] }
       // With a good one known, one of unknown health is never where a rollback goes.
       if (good.every(({ state, id }) => state === 'bad' || state === 'failed' || id === given.current)) return
       const alone = plan({ ...given, ...goods }).verdicts
@@ -241,6 +253,7 @@ test('thirteen good and three failed releases leave ten and two', () => {
     current: idOf(15),
     running: NONE,
     inFlight: NONE,
+    held: NOBODY,
     keep: { releases: 10, failed: 2 },
     pressure: 'ok',
   } as const

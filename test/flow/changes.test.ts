@@ -124,7 +124,7 @@ require('node:http').createServer((q, r) => {
   assert.equal(second.exit, 5)
   assert.match(second.stderr, /change shop: ann has been busy with a push since \d{4}-\d\d-\d\dT[\d:.]+Z \(started\)/)
   assert.equal((await world.tarmac('env', 'set', 'A=b')).exit, 5)
-  assert.equal((await world.tarmac('rollback')).exit, 2)
+  assert.equal((await world.tarmac('rollback')).exit, 5)
 
   const port = await freePort()
   const other = projectText(port, world.url).replace('app = "shop"', 'app = "blog"')

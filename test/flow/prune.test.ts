@@ -25,7 +25,7 @@ function projectOf(world: World): string {
 async function push(world: World, version: string, options?: { broken: number }): Promise<string> {
   world.version(version, options)
   const { exit, stdout, stderr } = await world.tarmac('push', '--json')
-  assert.equal(exit, options ? 7 : 0, stderr)
+  assert.equal(exit, options ? 6 : 0, stderr)
   return JSON.parse(stdout.trim().split('\n').at(-1) ?? '').hosts[0].release
 }
 
@@ -104,6 +104,11 @@ test('prune --explain says what goes, what stays and why, and changes nothing; p
   assert.equal(await world.get(), '5')
 
   await restartWithRoom(world, 0.5)
+  const held = await world.tarmac('releases', '--hold', second)
+  assert.match(held.stdout, new RegExp(`${second} .*held by ann`), held.stderr)
+  assert.equal((await world.tarmac('prune')).stdout, '127.0.0.1  shop: nothing to remove\n')
+  assert.equal((await world.tarmac('releases', '--hold', first)).exit, 2, 'it is not there any more')
+  assert.equal((await world.tarmac('releases', '--unhold', second)).exit, 0)
   const critical = await explained(world)
   const gone = critical.releases.filter(({ keep }) => !keep)
   assert.deepEqual([critical.pressure, gone.map(({ id }) => id)], ['critical', [second]])

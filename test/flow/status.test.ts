@@ -74,6 +74,7 @@ function hostShape(service: Shape): Shape {
         previousGood: RELEASE_OR_NULL,
         bytesOnDisk: 'number',
         releasesKept: 'number',
+        damaged: [RELEASE],
         envRevision: 'number',
         lastSwitch: 'object|null',
         services: [service],
