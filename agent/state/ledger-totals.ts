@@ -1,5 +1,5 @@
 import type { DatabaseSync } from 'node:sqlite'
-import type { AppName, ReleaseId, ServiceName } from '../../shared/names.ts'
+import type { AppName, ServiceName } from '../../shared/names.ts'
 import type { ChangeKind } from '../../shared/wire.ts'
 import type { Row } from './ledger-row.ts'
 
@@ -22,18 +22,10 @@ export interface ChangeTotal {
   count: number
 }
 
-export interface LastSwitch {
-  to: ReleaseId | null
-  endedAt: string
-  gapMs: number | null
-}
-
 export interface TotalsLedger {
   exitTotals(): ExitTotal[]
   /** Changes that have ended. */
   changeTotals(): ChangeTotal[]
-  /** The last change that was done and moved traffic to what it started. */
-  newestSwitch(app: AppName): LastSwitch | null
 }
 
 export function totalsLedger(db: DatabaseSync): TotalsLedger {
@@ -44,14 +36,10 @@ export function totalsLedger(db: DatabaseSync): TotalsLedger {
     changes: db.prepare(
       "SELECT app, kind, result, count(*) AS n FROM deploys WHERE result <> 'running' GROUP BY app, kind, result",
     ),
-    lastSwitch: db.prepare(
-      "SELECT to_release, ended_at, gap_ms FROM deploys WHERE app = ? AND result = 'done' AND kind IN ('push', 'rollback', 'auto-rollback') ORDER BY id DESC LIMIT 1",
-    ),
   }
   return {
     exitTotals: () => sql.exits.all().map(parseExitTotal),
     changeTotals: () => sql.changes.all().map(parseChangeTotal),
-    newestSwitch: (app) => sql.lastSwitch.all(app).map(parseLastSwitch)[0] ?? null,
   }
 }
 
@@ -70,13 +58,5 @@ function parseChangeTotal(row: Row): ChangeTotal {
     kind: row.kind as ChangeKind,
     result: row.result as ChangeTotal['result'],
     count: Number(row.n),
-  }
-}
-
-function parseLastSwitch(row: Row): LastSwitch {
-  return {
-    to: row.to_release as ReleaseId | null,
-    endedAt: String(row.ended_at),
-    gapMs: row.gap_ms as number | null,
   }
 }

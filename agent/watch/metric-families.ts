@@ -1,6 +1,6 @@
 import type { AppName } from '../../shared/names.ts'
 import type { AgentStatus, ChangeKind, DiskState, ServiceState } from '../../shared/wire.ts'
-import type { ChangeTotal, ExitCause, ExitTotal, LastSwitch } from '../state/ledger-totals.ts'
+import type { ChangeTotal, ExitCause, ExitTotal } from '../state/ledger-totals.ts'
 
 // What there is to measure, and by which name. Pure. Names and units as Prometheus wants them: seconds, bytes, `_total`
 // for what only rises. https://prometheus.io/docs/practices/naming/
@@ -9,7 +9,6 @@ export interface Facts {
   status: AgentStatus
   /** Apps in which a change is under way, also those that have no release yet. */
   busy: readonly AppName[]
-  lastSwitches: ReadonlyMap<AppName, LastSwitch>
   exits: readonly ExitTotal[]
   changes: readonly ChangeTotal[]
 }
@@ -100,14 +99,13 @@ function serviceFamilies({ status: { apps }, exits }: Facts): Family[] {
   ]
 }
 
-function appFamilies({ status: { apps }, busy, lastSwitches, changes }: Facts): Family[] {
+function appFamilies({ status: { apps }, busy, changes }: Facts): Family[] {
   const names = apps.map(({ app }) => app)
   const known = [...new Set([...names, ...busy])]
   const none = known.flatMap((app) => CHANGE_KINDS.flatMap((kind) => RESULTS.map((result) => ({ app, kind, result }))))
-  const switched = names.flatMap((app) => {
-    const last = lastSwitches.get(app)
-    return last === undefined ? [] : { labels: { app }, ...last }
-  })
+  const switched = apps.flatMap(({ app, lastSwitch }) =>
+    lastSwitch === null ? [] : { labels: { app }, ...lastSwitch },
+  )
   return [
     gauge(
       'tarmac_app_busy',
@@ -127,12 +125,17 @@ function appFamilies({ status: { apps }, busy, lastSwitches, changes }: Facts): 
     gauge(
       'tarmac_last_switch_timestamp_seconds',
       'When traffic last moved to another release, or to another start of it.',
-      switched.map(({ labels, endedAt }) => ({ labels, value: Date.parse(endedAt) / 1000 })),
+      switched.map(({ labels, at }) => ({ labels, value: Date.parse(at) / 1000 })),
     ),
     gauge(
       'tarmac_last_switch_gap_seconds',
-      'How long nothing served in that switch.',
+      'The longest time in that switch in which nobody was served.',
       switched.flatMap(({ labels, gapMs }) => (gapMs === null ? [] : { labels, value: gapMs / 1000 })),
+    ),
+    gauge(
+      'tarmac_last_switch_failed_probes',
+      "Questions of the agent's own to the public port that failed in that switch.",
+      switched.flatMap(({ labels, probe }) => (probe === null ? [] : { labels, value: probe.failed })),
     ),
     counter(
       'tarmac_changes_total',

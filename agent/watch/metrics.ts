@@ -1,7 +1,5 @@
 import type { Registry } from '@prometheus-io/client'
-import type { AppName } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
-import type { LastSwitch } from '../state/ledger-totals.ts'
 import { type Facts, type Family, familiesOf } from './metric-families.ts'
 import { agentStatus } from './status.ts'
 
@@ -57,15 +55,9 @@ export function createMetrics(agent: Agent): Metrics {
 async function factsOf(agent: Agent): Promise<Facts> {
   const { ledger, operations } = agent
   const status = await agentStatus(agent, undefined)
-  const lastSwitches = new Map<AppName, LastSwitch>()
-  for (const { app } of status.apps) {
-    const last = ledger.newestSwitch(app)
-    if (last !== null) lastSwitches.set(app, last)
-  }
   return {
     status,
     busy: operations.all().map(({ app }) => app),
-    lastSwitches,
     exits: ledger.exitTotals(),
     changes: ledger.changeTotals(),
   }
