@@ -36,7 +36,7 @@ async function record(agent: Agent, { app, service, slot, exit, respawns, run }:
   const release = units.find((unit) => unit.service === service && unit.slot === slot)?.release ?? null
   ledger.recordExit({ app, service, release, exit, run })
   log.warn({ app, service, slot, release, respawns, code: exit.code, signal: exit.signal, oom: exit.oom }, 'exit')
-  if (release !== null) await endLoop(agent, { app, service, slot }, release)
+  if (release !== null) await endLoop(agent, { app, service, slot, respawns }, release)
 }
 
 /**
@@ -44,11 +44,18 @@ async function record(agent: Agent, { app, service, slot, exit, respawns, run }:
  * could never be followed by another. So the agent stops it at its last allowed exit, before systemd would; the limit
  * in the unit file stays, for the time when the agent is away.
  */
-async function endLoop({ init, ledger, layout, log }: Agent, unit: UnitKey, release: ReleaseId): Promise<void> {
+async function endLoop(
+  { init, ledger, layout, log }: Agent,
+  { respawns, ...unit }: UnitKey & Pick<UnitExit, 'respawns'>,
+  release: ReleaseId,
+): Promise<void> {
   const ports = await init.openPorts(unit.app)
   if (!ports.some(({ service }) => service === unit.service)) return
   const { restart } = readRelease(layout, unit.app, release).manifest.services[unit.service] ?? {}
   if (restart === undefined) return
+  // The other slot may hold the same release, which did not live with a new environment: what serves is not to end for
+  // the exits of that one.
+  if (respawns + 1 < restart.attempts) return
   const since = new Date(Date.now() - restart.withinMs).toISOString()
   if (ledger.exitsOf(unit.app, unit.service, { release, since }) < restart.attempts) return
   log.warn({ ...unit, release, attempts: restart.attempts }, 'crash loop: given up')
