@@ -190,17 +190,19 @@ function fileTests(make: MakeInit): void {
     await trial.init.remove(trial.key)
   })
 
-  test('installed lists the units of that app and of no app whose name begins alike', async (t) => {
+  test('installed lists the units of that app with release and env revision, and of no app whose name begins alike', async (t) => {
     const trial = await beginTrial(t, make, { program: STAY })
     const longer = await addTrial(trial, { app: `${trial.key.app}-admin`, program: STAY })
-    const inB = await otherUnit(trial, { slot: 'b' })
+    const inB = { ...(await otherUnit(trial, { slot: 'b' })), envRevision: 7 }
     for (const unit of [trial.unit, longer.unit, inB]) await trial.init.install(unit)
     const bySlot = (await trial.init.installed(trial.key.app)).sort((x, y) => x.slot.localeCompare(y.slot))
     assert.deepEqual(bySlot, [
-      { ...trial.key, release: firstRelease },
-      { ...trial.key, slot: 'b', release: firstRelease },
+      { ...trial.key, release: firstRelease, envRevision: 0 },
+      { ...trial.key, slot: 'b', release: firstRelease, envRevision: 7 },
     ])
-    assert.deepEqual(await trial.init.installed(longer.key.app), [{ ...longer.key, release: firstRelease }])
+    assert.deepEqual(await trial.init.installed(longer.key.app), [
+      { ...longer.key, release: firstRelease, envRevision: 0 },
+    ])
   })
 
   test('writing one slot leaves the process in the other alone', async (t) => {

@@ -118,6 +118,24 @@ test('a person pushes an Express app to a host under systemd, and all that follo
     assert.match((await host.get(PORT)) ?? '', /^Shop 1 /)
   })
 
+  const nasty = `\n"q' $HOME $(id) \\n %n %% \x01\x7f ü🎉\nExecStartPre=/bin/false\\`
+  const nastyNow = async () => {
+    const pid = (await webOf(host, dir)).service.pid
+    const environ = Buffer.from(await machine.run(['base64', '-w0', `/proc/${pid}/environ`]), 'base64').toString()
+    return environ.split('\0').find((entry) => entry.startsWith('NASTY='))
+  }
+
+  await t.test('a variable arrives to the byte; one that the app dies of is taken back', async () => {
+    const set = await host.tarmac(dir, 'env', 'set', `NASTY=${nasty}`)
+    assert.equal(set.exit, 0, set.stderr)
+    assert.equal(await nastyNow(), `NASTY=${nasty}`)
+    const bad = await host.tarmac(dir, 'env', 'set', 'NODE_OPTIONS=--no-such-option', 'NASTY=')
+    assert.deepEqual([bad.exit, /no-such-option is not allowed/.test(bad.stderr)], [7, true], bad.stderr)
+    assert.match((await host.get(PORT)) ?? '', /^Shop 1 /)
+    assert.equal(await nastyNow(), `NASTY=${nasty}`)
+    assert.equal((await host.tarmac(dir, 'status', '--check')).exit, 0)
+  })
+
   await t.test('restarting the agent leaves the app alone', async () => {
     const before = (await webOf(host, dir)).service.pid
     await machine.run(['systemctl', 'restart', 'tarmac-agent'])
@@ -131,6 +149,7 @@ test('a person pushes an Express app to a host under systemd, and all that follo
     for (let tries = 0; tries < 100 && (await host.get(PORT)) === undefined; tries++) await sleep(100)
     assert.match((await host.get(PORT)) ?? '', /^Shop 1 /)
     assert.equal((await host.tarmac(dir, 'status', '--check')).exit, 0)
+    assert.equal(await nastyNow(), `NASTY=${nasty}`)
   })
 
   await t.test('13 more pushes leave what retention says, and nothing else on disk', async () => {
