@@ -1,5 +1,5 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
-import { Failure } from '../shared/failure.ts'
+import { FAILURES, Failure } from '../shared/failure.ts'
 import { version } from '../shared/version.ts'
 import { addEnv } from './commands/env-verbs.ts'
 import { readSurroundings } from './config.ts'
@@ -22,6 +22,8 @@ async function main(argv: string[]): Promise<number> {
   const program = new Command('tarmac')
   const context = (): Context => contextOf(program.opts<GlobalOptions>())
   const run: Run = async (work) => {
+    // Node ends when nothing is left to wait for, also before we have: at a question whose terminal went away.
+    process.exitCode = FAILURES.cancelled.exit
     code = await work(context())
   }
   describeProgram(program)

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { test } from 'node:test'
 
@@ -32,3 +32,26 @@ test('help and version are no failures, and with --json no error', () => {
     assert.deepEqual([status, stderr, stdout.includes('"error"')], [0, '', false], argv.join(' '))
   }
 })
+
+test('a secret is asked for without showing it; a terminal that goes away is a cancelled command, not a done one', async () => {
+  for (const keys of ['hunter2\x03', '']) {
+    const { exit, said } = await atTerminal('env set SECRET', 'The value of SECRET', keys)
+    assert.deepEqual([exit, said.includes('hunter2')], [130, false], said)
+    assert.equal(said.includes('cancelled: nothing was changed'), keys !== '')
+  }
+})
+
+/** Types the keys as soon as the question is there, and then the terminal ends. util-linux's `script` makes it. */
+function atTerminal(line: string, question: string, keys: string): Promise<{ exit: number | null; said: string }> {
+  const command = `stty cols 80; ${process.execPath} ${MAIN} ${line}`
+  const child = spawn('script', ['-qec', command, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] })
+  let said = ''
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    said += text
+    if (said.includes(question) && !child.stdin.writableEnded) child.stdin.end(keys)
+  })
+  return new Promise((resolve, reject) => {
+    child.on('error', reject)
+    child.on('close', (exit) => resolve({ exit, said }))
+  })
+}
