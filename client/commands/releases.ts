@@ -27,11 +27,12 @@ export async function releases(context: Context, options: { hold?: string; unhol
       cell(release.createdAt),
       cell(release.signers.join(', ')),
       prettyBytes(release.bytes),
+      cell(release.envRevision),
       cell(release.keep),
     ]),
   )
   if (rows.length === 0) print.note(`no release of ${app} is kept`)
-  else print.table(['host', 'release', 'state', 'created', 'signed by', 'size', 'kept because'], rows)
+  else print.table(['host', 'release', 'state', 'created', 'signed by', 'size', 'env', 'kept because'], rows)
   return 0
 }
 
