@@ -34,7 +34,9 @@ export function createPorts({ unitDir, systemctl }: PortParts) {
       await systemctl(['daemon-reload'])
       await systemctl(['reset-failed', socket, holdName(port)], { okExits: OK_OR_NOTHING_TO_DO })
       try {
-        await systemctl(['restart', socket])
+        // A restart would take the slots along that require the socket. One that systemd lost with a start limit is opened
+        // again beside the slot that still has it.
+        await systemctl([before === text ? 'start' : 'restart', socket])
       } catch (cause) {
         throw new Failure(
           'program_failed',
