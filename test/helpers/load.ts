@@ -25,7 +25,7 @@ export interface LoadResult {
 /** Half the clients keep their connection, half open one for each request. Nothing is tried again. */
 export function startLoad(
   port: number,
-  { tls = false, host = '127.0.0.1', clientsOfEachKind = CLIENTS_OF_EACH_KIND } = {},
+  { tls = false, host = '127.0.0.1', clientsOfEachKind = CLIENTS_OF_EACH_KIND, maxThinkMs = MAX_THINK_MS } = {},
 ): Load {
   const abort = new AbortController()
   const answers = new Map<string, number>()
@@ -68,7 +68,7 @@ export function startLoad(
     const agent = new Agent({ keepAlive, maxSockets: 1 })
     while (!abort.signal.aborted) {
       await once(agent)
-      await sleep(Math.random() * MAX_THINK_MS)
+      await sleep(Math.random() * maxThinkMs)
     }
     agent.destroy()
   }

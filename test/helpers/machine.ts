@@ -1,7 +1,10 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 
-/** What the tests start, and the Debian and Ubuntu package that has it. */
+/**
+ * What the tests start, and the Debian and Ubuntu package that has it. By its path where it must be the machine's own:
+ * a unit has no other PATH.
+ */
 const NEEDED: Record<string, string> = {
   'ssh-keygen': 'openssh-client',
   zstd: 'zstd',
@@ -16,6 +19,13 @@ const NEEDED_BY_SYSTEM_TESTS: Record<string, string> = {
   nsenter: 'util-linux',
   'mkfs.ext4': 'e2fsprogs',
   wrk: 'wrk',
+  // What docs/examples are built with, and served by.
+  go: 'golang-go',
+  cargo: 'cargo',
+  '/usr/bin/python3': 'python3',
+  '/usr/bin/gunicorn': 'gunicorn',
+  '/usr/lib/python3/dist-packages/uvicorn': 'python3-uvicorn',
+  '/usr/bin/puma': 'puma',
 }
 /** A mirror may be slow; past this it is away. */
 const APT_TIMEOUT_MS = 5 * 60_000
@@ -60,6 +70,7 @@ function missingOf(needed: Record<string, string>): [program: string, name: stri
 }
 
 function found(program: string): boolean {
+  if (program.startsWith('/')) return existsSync(program)
   const dirs = [...(process.env.PATH ?? '').split(':'), '/usr/sbin', '/sbin'] // a user's PATH may lack the last two
   return dirs.some((dir) => existsSync(`${dir}/${program}`))
 }

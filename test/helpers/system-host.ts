@@ -55,7 +55,9 @@ export async function installedHost(t: TestContext): Promise<SystemHost> {
     tarmac: (cwd, ...argv) => ran([process.execPath, join(CHECKOUT, 'client/main.ts'), ...argv], { env, cwd }),
     async get(port, path = '/') {
       try {
-        const answer = await fetch(`http://${machine.ip}:${port}${path}`, { signal: AbortSignal.timeout(5_000) })
+        // A connection left open would keep the release that answered it from ending.
+        const how = { headers: { connection: 'close' }, signal: AbortSignal.timeout(5_000) }
+        const answer = await fetch(`http://${machine.ip}:${port}${path}`, how)
         return answer.ok ? await answer.text() : undefined
       } catch {
         return undefined
