@@ -5,7 +5,7 @@ import { type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { EnvAnswer } from '../../shared/variables.ts'
 import type { AppStatus, DeployEntry, ReleaseEntry } from '../../shared/wire.ts'
-import { makeWorld, type Ran, type World } from '../helpers/world.ts'
+import { builtPrograms, makeWorld, type Ran, type World } from '../helpers/world.ts'
 
 const SECRET = 's3cr3t-of-the-database'
 const BAD = `bad-${SECRET}`
@@ -17,7 +17,8 @@ require('node:http').createServer((q, r) => r.end(q.url === '/environ' ? readFil
   .listen(process.env.PORT)\n`
 
 async function shop(t: TestContext, options: Parameters<typeof makeWorld>[1] = {}): Promise<World> {
-  const world = await makeWorld(t, options)
+  // Built: a test here types a dozen commands.
+  const world = await makeWorld(t, { ...options, programs: await builtPrograms(t) })
   version(world, '1')
   return world
 }
