@@ -139,7 +139,7 @@ function startAgent(world: World): Promise<number | null> {
 
 async function wipe(world: World): Promise<void> {
   await world.stopAgent()
-  for (const name of ['apps', 'embedded', 'ledger.db', 'ledger.db-wal', 'ledger.db-shm'])
+  for (const name of ['apps', 'embedded', 'ledger.db', 'ledger.db-wal', 'ledger.db-shm', 'ledger.head'])
     rmSync(join(world.root, name), { recursive: true, force: true })
   await world.startAgent()
   await next(world)

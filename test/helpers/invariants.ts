@@ -3,8 +3,10 @@ import { existsSync, globSync, lstatSync, readdirSync, readFileSync, readlinkSyn
 import { basename, join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { checkChain } from '../../agent/state/chain.ts'
 import { revisionOf } from '../../agent/state/env-revisions.ts'
-import { layoutAt } from '../../agent/state/layout.ts'
+import { type Layout, layoutAt } from '../../agent/state/layout.ts'
+import { headAt } from '../../agent/state/ledger-head.ts'
 import { currentRelease, type Release, readRelease, releasesOn } from '../../agent/state/release-store.ts'
 import { isFile, isLink } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
@@ -45,6 +47,7 @@ export async function brokenInvariants(world: World, expected: Expected = {}): P
   const envRevision = current === null ? 0 : revisionOf(layout, app, current)
   onlyUnitsOfCurrent({ world, app, release, envRevision }, expected, say)
   ledgerAgrees({ file: layout.ledgerFile, app, onDisk: releasesOn(layout, app), release }, expected, say)
+  chainHolds(layout, say)
   return broken
 }
 
@@ -169,6 +172,25 @@ function ledgerAgrees(
       say(`wanted is ${wanted}, current ${release.id}`)
     const state = rows.find(({ id }) => id === release?.id)?.state
     if (release !== undefined && state !== 'healthy') say(`current is ${state} in the ledger`)
+  } finally {
+    db.close()
+  }
+}
+
+/** No kill, at whatever place, is taken for somebody who edited the ledger, lost it or put an older one back. */
+function chainHolds({ ledgerFile, ledgerHeadFile }: Layout, say: Say): void {
+  const head = headAt(ledgerHeadFile).read()
+  const db = new DatabaseSync(ledgerFile, { readOnly: true })
+  try {
+    const rows = db.prepare('SELECT * FROM deploys ORDER BY chain').all()
+    const chained = rows.filter(({ chain }) => chain !== null)
+    const check = checkChain()
+    for (const row of chained) check.row(row)
+    const unchained = rows.filter(({ chain, result }) => chain === null && result !== 'running')
+    const atHead = typeof head === 'string' ? undefined : chained.find(({ chain }) => chain === head.number)?.hash
+    const { problems } = check.end({ unchained, head, atHead: atHead === undefined ? undefined : String(atHead) })
+    for (const { deploy, text } of problems) say(`ledger: ${deploy === null ? '' : `change ${deploy} `}${text}`)
+    for (const { id, kind } of rows) if (kind === 'rebuilt') say(`change ${id} says that the ledger was rebuilt`)
   } finally {
     db.close()
   }
