@@ -3,7 +3,15 @@ import type { Mode } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId, ServiceName, Sha256, Slot } from '../../shared/names.ts'
 
 /** What we put into the directory of an app; what else lies there is none of ours. */
-export const APP_ENTRIES: ReadonlySet<string> = new Set(['objects', 'staging', 'releases', 'current', 'shared', 'env'])
+export const APP_ENTRIES: ReadonlySet<string> = new Set([
+  'objects',
+  'staging',
+  'damaged',
+  'releases',
+  'current',
+  'shared',
+  'env',
+])
 
 export type Layout = ReturnType<typeof layoutAt>
 

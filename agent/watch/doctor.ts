@@ -95,13 +95,23 @@ async function ledgerOf({ ledger, layout }: Agent): Promise<Finding> {
   }
 }
 
-function appsOf({ layout }: Agent): Finding {
+function appsOf({ layout, ledger }: Agent): Finding {
   const apps = appsOn(layout)
   const lost = apps.filter((app) => {
     const current = currentRelease(layout, app)
     return current !== null && !releasesOn(layout, app).includes(current)
   })
   const releases = apps.reduce((sum, app) => sum + releasesOn(layout, app).length, 0)
+  const damaged = apps.flatMap((app) =>
+    ledger.releases(app).flatMap(({ id, state }) => (state === 'damaged' ? [`${app} ${id}`] : [])),
+  )
+  if (lost.length === 0 && damaged.length > 0) {
+    return {
+      state: 'bad',
+      what: `damaged on disk: ${named(damaged)}`,
+      hint: 'what is damaged is sent again: tarmac push',
+    }
+  }
   if (lost.length === 0) return well(`${count(apps.length, 'app', 'apps')}, ${count(releases, 'release', 'releases')}`)
   return { state: 'bad', what: `current of ${named(lost)} leads to no release`, hint: 'push it again: tarmac push' }
 }

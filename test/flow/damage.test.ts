@@ -48,6 +48,11 @@ test('a rollback passes over a release that is damaged on the disk and says so, 
   const told = await webhook.until('release-damaged')
   assert.deepEqual([told.app, told.release], ['shop', second])
   assert.equal((await statesOf(world))[second], 'damaged')
+  const status = await world.tarmac('status', '--check')
+  assert.deepEqual([status.exit, status.stderr.includes(`shop ${second} is damaged on disk`)], [10, true])
+  const doctor = await world.tarmac('doctor')
+  assert.match(doctor.stdout, new RegExp(`bad +apps +damaged on disk: shop ${second}\\n`))
+  assert.match(doctor.stdout, /ok +files/, 'what was set aside is ours')
 
   const back = await world.tarmac('rollback')
   assert.deepEqual([back.exit, await world.get()], [0, '1'])
