@@ -35,7 +35,8 @@ export function createPorts({ unitDir, systemctl }: PortParts) {
       await systemctl(['reset-failed', socket, holdName(port)], { okExits: OK_OR_NOTHING_TO_DO })
       try {
         // A restart would take the slots along that require the socket. One that systemd lost with a start limit is opened
-        // again beside the slot that still has it.
+        // again beside the slot that still has it; but systemd opens no socket whose own service, the hold, is active.
+        if (before === text) await systemctl(['stop', holdName(port)], { okExits: OK_OR_NOTHING_TO_DO })
         await systemctl([before === text ? 'start' : 'restart', socket])
       } catch (cause) {
         throw new Failure(

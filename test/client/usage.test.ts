@@ -44,7 +44,9 @@ test('a secret is asked for without showing it; a terminal that goes away is a c
 /** Types the keys as soon as the question is there, and then the terminal ends. util-linux's `script` makes it. */
 function atTerminal(line: string, question: string, keys: string): Promise<{ exit: number | null; said: string }> {
   const command = `stty cols 80; ${process.execPath} ${MAIN} ${line}`
-  const child = spawn('script', ['-qec', command, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] })
+  // With CI set nobody would be asked.
+  const env = { PATH: process.env.PATH ?? '', HOME: '/nonexistent', TERM: 'xterm' }
+  const child = spawn('script', ['-qec', command, '/dev/null'], { env, stdio: ['pipe', 'pipe', 'inherit'] })
   let said = ''
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
     said += text

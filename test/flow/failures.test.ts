@@ -84,7 +84,7 @@ test('on a disk without a free byte what runs goes on and comes back, a push is 
     for (let tries = 0; tries < 100 && (await appOf(world)).services[0].pid === pid; tries++) await sleep(100)
     for (let tries = 0; tries < 100 && (await world.get()) !== '2'; tries++) await sleep(50)
     assert.equal(await world.get(), '2', 'an exit that cannot be noted is no reason not to respawn')
-    assert.match((await world.tarmac('status')).stderr, /disk critical: 0 B/)
+    assert.match((await world.tarmac('status')).stderr, /disk critical: bytes, .*: 0 B/)
     rmSync(fill)
     assert.deepEqual([(await world.tarmac('push')).exit, await world.get()], [0, '3'])
   } finally {
