@@ -149,7 +149,7 @@ function limits({ spec }: UnitSpec, systemdVersion: number): string {
   ].join('\n')
 }
 
-// Exposure 1.1 by systemd-analyze security, with all of Node's features working. Not here, because they break Node:
+// Exposure 1.2 by systemd-analyze security, with all of Node's features working. Not here, because they break Node:
 // MemoryDenyWriteExecute (V8 compiles at run time) and ProcSubset=pid (os.cpus() would be empty). @setuid stays allowed:
 // gunicorn's workers set the user they are already, and do not start when even that is denied. Any other is denied
 // by the kernel, with no capability to do it.
