@@ -55,8 +55,8 @@ export function withFaultPoints<T extends object>(what: 'init' | 'ledger', objec
 
 /**
  * Does what `file` says: `POINT N kill` ends the agent by SIGKILL at the N-th time that it reaches the point (`*`: any),
- * counted from the writing of the file, `POINT N stall` blocks it there for good. The file is gone by then. While it is there
- * each point is logged, so that a test learns which there are.
+ * counted from the writing of the file, `POINT N stall` blocks it there for good, and `POINT N pause` until SIGCONT. The
+ * file is gone by then. While it is there each point is logged, so that a test learns which there are.
  */
 export function armFaults(file: string, log: Log): void {
   let wish = ''
@@ -71,6 +71,7 @@ export function armFaults(file: string, log: Log): void {
     if ((where !== '*' && point !== where) || ++times < Number(nth)) return
     rmSync(file)
     if (how === 'kill') process.kill(process.pid, 'SIGKILL')
+    if (how === 'pause') return void process.kill(process.pid, 'SIGSTOP')
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)
   })
 }

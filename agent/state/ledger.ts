@@ -90,7 +90,7 @@ function onFile(
     ...releaseLedger(db, noteChange),
     ...deployLedger(db, { note: noteChange, chain }),
     ...exitLedger(db, note),
-    ...appLedger(db, note),
+    ...appLedger(db, noteChange),
     ...diskLedger(db, note),
     ...rebuildLedger(db, chain),
     ...totalsLedger(db),

@@ -197,7 +197,7 @@ export async function cutOff(world: World, kind: Kind, { point, nth, orphans }: 
 }
 
 /** Nothing is to be unlocked, repaired or waited for: a push is taken at once, and clears the rest. */
-async function brokenByPush(world: World, orphans?: Set<string>): Promise<string[]> {
+export async function brokenByPush(world: World, orphans?: Set<string>): Promise<string[]> {
   const version = await next(world)
   const { exit, stdout, stderr } = await world.tarmac('push')
   if (exit !== 0) return [`the next push exited ${exit}: ${stdout}${stderr}`]
