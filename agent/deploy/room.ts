@@ -77,7 +77,7 @@ export async function checkRoom(
   throw new Failure('disk_full', `push ${manifest.app}: ${short.map((what) => amounts[what]).join('; it ')}`, {
     hint: short.includes('inodes')
       ? 'keep fewer releases ([keep] in tarmac.toml), or leave out files nobody runs (.tarmacignore)'
-      : 'keep fewer releases ([keep] in tarmac.toml), or make room on the host',
+      : `make room on the host, or keep fewer releases; what could go: tarmac prune --explain --app ${manifest.app}`,
   })
 }
 

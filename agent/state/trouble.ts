@@ -12,7 +12,10 @@ interface Trouble {
   hint: string
 }
 
-const FULL = { code: 'disk_full', hint: 'make room on the host and try again; what could go: tarmac releases' } as const
+const FULL = {
+  code: 'disk_full',
+  hint: 'make room on the host and try again; what could go: tarmac prune --explain',
+} as const
 const FILES = {
   code: 'files_exhausted',
   words: 'too many files are open',
