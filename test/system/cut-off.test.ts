@@ -62,42 +62,41 @@ function chosen(places: Map<string, number>, sample: string[]): [string, number]
   return [...places].filter(([point]) => isWhole || sample.includes(point))
 }
 
-/** Exactly one slot runs, the one that a boot starts; it answers; nothing of the other is left. */
-async function settled(
-  host: SystemHost,
-  { before, version, exit }: { before: string; version: string; exit: number | null },
-  about: string,
-): Promise<void> {
-  const { machine } = host
-  let answer = await host.get(PORT)
-  // After a boot the app is only just starting.
-  for (const end = Date.now() + PATIENCE_MS; answer === undefined && Date.now() < end; await sleep(50)) {
-    answer = await host.get(PORT)
+interface Cut {
+  before: string
+  version: string
+  exit: number | null
+}
+
+/** Waited for: who watched is told that nothing had begun before the agent is back, and after a boot the app starts. */
+async function settled(host: SystemHost, cut: Cut, about: string): Promise<void> {
+  let wrong = await wrongWith(host, cut)
+  for (const end = Date.now() + PATIENCE_MS; wrong.length > 0 && Date.now() < end; await sleep(50)) {
+    wrong = await wrongWith(host, cut)
   }
-  assert.ok(answer === before || answer === version, `${about}: ${answer} answers`)
-  assert.equal(exit, { [version]: 0, [before]: exit === 4 ? 4 : 7 }[answer], `${about}: ${answer} answers`)
-  const columnOf = (text: string) => text.split('\n').flatMap((line) => line.split(/\s+/)[0] || [])
-  const plain = ['--plain', '--no-legend', '--no-pager']
-  const running = columnOf(
-    await machine.run(['systemctl', 'list-units', ...plain, '--state=active', 'tarmac-shop-*@*.service']),
-  )
-  const enabled = columnOf(
-    await machine.run(['systemctl', 'list-unit-files', ...plain, '--state=enabled', 'tarmac-shop-*@*.service']),
-  )
-  assert.deepEqual([running.length, running], [1, enabled], about)
-  const left = await machine.run([
-    'sh',
-    '-c',
-    'ls /run/tarmac/shop/*.hold /var/lib/tarmac/apps/shop/staging 2>/dev/null; true',
-  ])
-  assert.equal(left.replaceAll('/var/lib/tarmac/apps/shop/staging:', '').trim(), '', about)
-  const release = await machine.run([
-    'sh',
-    '-c',
-    'cd /var/lib/tarmac/apps/shop/current && sha256sum tree/server.js && cat release.json',
-  ])
-  const [digest = ''] = release.split(' ')
-  assert.ok(release.slice(digest.length).includes(`"sha256":"${digest}"`), `${about}: current is not whole`)
+  assert.deepEqual(wrong, [], about)
+}
+
+/** Exactly one slot runs, the one that a boot starts; it answers; nothing of the other is left. */
+async function wrongWith({ machine, get }: SystemHost, { before, version, exit }: Cut): Promise<string[]> {
+  const wrong: string[] = []
+  const answer = (await get(PORT)) ?? 'nobody'
+  const exits: Record<string, (number | null)[]> = { [version]: [0], [before]: [4, 7] }
+  if (!exits[answer]?.includes(exit)) wrong.push(`${answer} answers, and the exit was ${exit}`)
+  const units = async (verb: string, state: string) => {
+    const argv = ['systemctl', verb, '--plain', '--no-legend', '--no-pager', `--state=${state}`, 'tarmac-shop-*@*.service']
+    const text = await machine.run(argv)
+    return text.split('\n').flatMap((line) => line.split(/\s+/)[0] || [])
+  }
+  const [running, enabled] = [await units('list-units', 'active'), await units('list-unit-files', 'enabled')]
+  if (running.length !== 1 || running[0] !== enabled.join()) wrong.push(`${running} runs, and a boot starts ${enabled}`)
+  const ls = 'ls -d /run/tarmac/shop/*.hold /var/lib/tarmac/apps/shop/staging/* 2>/dev/null; true'
+  const left = (await machine.run(['sh', '-c', ls])).trim()
+  if (left !== '') wrong.push(`left behind: ${left}`)
+  const current = 'cd /var/lib/tarmac/apps/shop/current && sha256sum tree/server.js && cat release.json'
+  const [digest = '', manifest = ''] = (await machine.run(['sh', '-c', current])).split(/ {2}tree\/server\.js\n/)
+  if (!manifest.includes(`"sha256":"${digest}"`)) wrong.push('current is not whole')
+  return wrong
 }
 
 async function readyHost(t: TestContext) {
