@@ -84,7 +84,15 @@ async function wrongWith({ machine, get }: SystemHost, { before, version, exit }
   const exits: Record<string, (number | null)[]> = { [version]: [0], [before]: [4, 7] }
   if (!exits[answer]?.includes(exit)) wrong.push(`${answer} answers, and the exit was ${exit}`)
   const units = async (verb: string, state: string) => {
-    const argv = ['systemctl', verb, '--plain', '--no-legend', '--no-pager', `--state=${state}`, 'tarmac-shop-*@*.service']
+    const argv = [
+      'systemctl',
+      verb,
+      '--plain',
+      '--no-legend',
+      '--no-pager',
+      `--state=${state}`,
+      'tarmac-shop-*@*.service',
+    ]
     const text = await machine.run(argv)
     return text.split('\n').flatMap((line) => line.split(/\s+/)[0] || [])
   }
