@@ -15,6 +15,8 @@ const isWhole = process.env.TARMAC_FAULTS === 'all'
 const PORT = 3000
 const FAULT_FILE = '/var/lib/tarmac/fault'
 const PATIENCE_MS = 60_000
+const BUSY = 5
+const UNREACHABLE = 4
 const KILLS = [
   'disk.synced',
   'init.install',
@@ -36,6 +38,7 @@ test('a push that is cut off leaves one whole release serving', { skip: machineU
 
   await t.test('killed at any place, the agent comes back to it, and no caller notices', async (t) => {
     const load = startLoad(PORT, { host: pushed.host.machine.ip, clientsOfEachKind: 2 })
+    t.after(() => load.stop())
     for (const [point, nth] of chosen(places, KILLS)) {
       const { before, version, ended } = await pushed.cutOff(`${point} ${nth} kill`)
       const { exit, stderr } = await ended
@@ -150,9 +153,17 @@ async function readyHost(t: TestContext) {
     async cutOff(fault: string): Promise<{ before: string; version: string; ended: Promise<ClientRan> }> {
       const before = (await host.get(PORT)) ?? ''
       await machine.writeFile(FAULT_FILE, fault)
-      const ended = push()
+      let ended = push()
       for (const end = Date.now() + PATIENCE_MS; !(await isHit()); await sleep(50)) {
         if (Date.now() > end) assert.fail(`${fault}: not reached`)
+        const over = await Promise.race([ended, undefined])
+        if (over === undefined || (await isHit())) continue
+        // The agent still brought the last one in order.
+        assert.ok(
+          over.exit === BUSY || over.exit === UNREACHABLE,
+          `${fault}: not reached: ${over.stdout}${over.stderr}`,
+        )
+        ended = push()
       }
       return { before, version: String(version), ended }
     },
