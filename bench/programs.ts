@@ -1,0 +1,89 @@
+import { spawn } from 'node:child_process'
+
+// Starts the programs that are measured. A peer's command lines are what a user would type, so bash may read them.
+
+/** Far longer than the slowest sample: a hang ends the bench, not the night. */
+const TIMEOUT_MS = 20 * 60_000
+
+export interface Ran {
+  ms: number
+  stdout: string
+}
+
+export interface Where {
+  cwd?: string
+  env?: NodeJS.ProcessEnv
+  /** A network namespace of `ip netns`; undefined: the machine's own. */
+  netns?: string | undefined
+}
+
+/** What starts `argv` in that network namespace. nsenter, since `ip netns exec` mounts a /sys for each start. */
+export function within(netns: string | undefined, argv: string[]): string[] {
+  return netns === undefined ? argv : ['nsenter', `--net=/run/netns/${netns}`, ...argv]
+}
+
+/** Runs to the end and tells how long it took. Rejects when it exits otherwise than with 0, with what it said. */
+export function run(argv: string[], { cwd, env, netns }: Where = {}): Promise<Ran> {
+  const [program = '', ...args] = within(netns, argv)
+  const begun = performance.now()
+  const child = spawn(program, args, {
+    ...(cwd === undefined ? {} : { cwd }),
+    ...(env === undefined ? {} : { env }),
+    stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: TIMEOUT_MS,
+    killSignal: 'SIGKILL',
+  })
+  let stdout = ''
+  let stderr = ''
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    stdout += text
+  })
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    stderr += text
+  })
+  return new Promise((resolve, reject) => {
+    child.on('error', reject)
+    child.on('close', (code, signal) => {
+      const ms = performance.now() - begun
+      if (code === 0) return resolve({ ms, stdout })
+      reject(new Error(`${argv.join(' ')}: ${signal ?? `exit ${code}`}: ${stderr.trim() || stdout.trim()}`))
+    })
+  })
+}
+
+/** A line of bash that fails when any part of a pipe does. */
+export function shell(line: string, where: Where = {}): Promise<Ran> {
+  return run(['bash', '-c', `set -euo pipefail; ${line}`], where)
+}
+
+export interface Background {
+  pid: number
+  /** Ends it and waits until it has. */
+  stop(): Promise<void>
+}
+
+/** Starts a program that stays, and resolves when its output matches. `nsenter` becomes it: the pid is its own. */
+export function startBackground(argv: string[], ready: RegExp, { env, netns }: Where = {}): Promise<Background> {
+  const [program = '', ...args] = within(netns, argv)
+  const child = spawn(program, args, { ...(env === undefined ? {} : { env }), stdio: ['ignore', 'pipe', 'pipe'] })
+  const ended = new Promise<void>((resolve) => child.once('close', () => resolve()))
+  let said = ''
+  return new Promise((resolve, reject) => {
+    const started = {
+      pid: child.pid ?? 0,
+      stop: async () => {
+        child.kill('SIGTERM')
+        await ended
+      },
+    }
+    const hear = (text: string) => {
+      said += text
+      if (!ready.test(said)) return
+      for (const stream of [child.stdout, child.stderr]) stream.removeAllListeners('data').resume()
+      resolve(started)
+    }
+    for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', hear)
+    child.on('error', reject)
+    child.on('close', (code) => reject(new Error(`${argv.join(' ')} ended with ${code}: ${said.trim()}`)))
+  })
+}

@@ -1,0 +1,97 @@
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type Link, type LinkName, makeLink } from './link.ts'
+import { type Background, run, startBackground } from './programs.ts'
+
+// A person's machine and a host, for all peers: one directory on one disk, one link, one key, one sshd.
+
+/** Not /tmp, which may be memory. */
+const BELOW = '/var/tmp'
+export const SSH_PORT = 2222
+
+export interface Site {
+  dir: string
+  /** Of the person: her key, her project. */
+  home: string
+  source: string
+  /** The disk of the host. */
+  host: string
+  link: Link
+  keyFile: string
+  /** What is typed before a command for the host: `ssh -F … host`. */
+  ssh: string
+  env: NodeJS.ProcessEnv
+  end(): Promise<void>
+}
+
+export async function makeSite(linkName: LinkName): Promise<Site> {
+  const dir = mkdtempSync(join(BELOW, 'tarmac-bench-'))
+  const undo: (() => Promise<unknown>)[] = [() => rm(dir, { recursive: true, force: true })]
+  const end = async () => {
+    for (const step of undo) await step()
+  }
+  try {
+    // The app runs as a user of its own, who must get to it.
+    chmodSync(dir, 0o711)
+    const home = join(dir, 'home')
+    const host = join(dir, 'host')
+    const source = join(dir, 'source')
+    for (const path of [join(home, '.ssh'), host, source]) mkdirSync(path, { recursive: true })
+    const link = await makeLink(linkName)
+    undo.unshift(() => link.end())
+    const keyFile = join(home, '.ssh', 'id_ed25519')
+    await run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-C', 'ann', '-f', keyFile])
+    const env = { PATH: process.env.PATH ?? '', HOME: home, LANG: 'C.UTF-8' }
+    if (linkName !== 'local') {
+      const sshd = await startSshd(dir, { link, keyFile })
+      undo.unshift(() => sshd.stop())
+    }
+    return { dir, home, source, host, link, keyFile, ssh: `ssh -F ${join(dir, 'ssh_config')} host`, env, end }
+  } catch (error) {
+    await end()
+    throw error
+  }
+}
+
+/** Debian's defaults but for where things lie. A new connection for each command, as where nobody set ControlMaster. */
+async function startSshd(dir: string, { link, keyFile }: Pick<Site, 'link' | 'keyFile'>): Promise<Background> {
+  const hostKey = join(dir, 'host_key')
+  const authorized = join(dir, 'authorized_keys')
+  await run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-C', 'host', '-f', hostKey])
+  writeFileSync(authorized, readFileSync(`${keyFile}.pub`), { mode: 0o600 })
+  const known = readFileSync(`${hostKey}.pub`, 'utf8').split(' ').slice(0, 2).join(' ')
+  writeFileSync(join(dir, 'known_hosts'), `[${link.address}]:${SSH_PORT} ${known}\n`)
+  writeFileSync(
+    join(dir, 'ssh_config'),
+    `Host host
+  HostName ${link.address}
+  Port ${SSH_PORT}
+  User root
+  IdentityFile ${keyFile}
+  IdentitiesOnly yes
+  UserKnownHostsFile ${join(dir, 'known_hosts')}
+  StrictHostKeyChecking yes
+`,
+  )
+  writeFileSync(
+    join(dir, 'sshd_config'),
+    `Port ${SSH_PORT}
+ListenAddress ${link.address}
+HostKey ${hostKey}
+AuthorizedKeysFile ${authorized}
+PidFile ${join(dir, 'sshd.pid')}
+PermitRootLogin prohibit-password
+StrictModes no
+UsePAM no
+UseDNS no
+# As if root had no .bashrc, which may be slow and is nobody's doing here.
+SetEnv SHLVL=1
+`,
+  )
+  // Where sshd wants to have its empty directory, which the package makes at boot.
+  mkdirSync('/run/sshd', { recursive: true, mode: 0o755 })
+  return startBackground(['/usr/sbin/sshd', '-D', '-e', '-f', join(dir, 'sshd_config')], /listening on/, {
+    netns: link.hostNetns,
+  })
+}
