@@ -1,4 +1,5 @@
 import type { Config } from './config.ts'
+import type { Asked } from './deploy/asked.ts'
 import type { ChangeEnded } from './deploy/change.ts'
 import type { Operations } from './deploy/operations.ts'
 import type { InitSystem } from './init/init-system.ts'
@@ -16,6 +17,7 @@ export interface Agent {
   readonly reserve: Reserve
   readonly init: InitSystem
   readonly operations: Operations
+  readonly asked: Asked
   readonly log: Log
   readonly changeEnded: ChangeEnded
   /** What is worth waking somebody for goes to the webhook. Returns at once and never throws. */

@@ -5,6 +5,7 @@ import { version } from '../shared/version.ts'
 import type { Agent } from './agent.ts'
 import { type Config, DEFAULTS, type Overrides, readConfig } from './config.ts'
 import { adopt } from './deploy/adopt.ts'
+import { createAsked } from './deploy/asked.ts'
 import type { Change, FailedChange } from './deploy/change.ts'
 import { createOperations } from './deploy/operations.ts'
 import { recover, sweep } from './deploy/recover.ts'
@@ -48,13 +49,15 @@ export async function serve(overrides: Overrides): Promise<void> {
     openLedger(config.layout, (what, err) => log.error({ what, err }, 'not in the ledger'), reserve.giveBack),
   )
   const notifier = createNotifier(config.webhook, log)
+  const operations = createOperations()
   const agent: Agent = Object.freeze({
     config,
     layout: config.layout,
     ledger,
     reserve,
     init: withFaultPoints('init', await initSystem(config, log)),
-    operations: createOperations(),
+    operations,
+    asked: createAsked(operations),
     log,
     changeEnded: (change: Change, failed?: FailedChange) => {
       const news = newsOfChange(change, failed)

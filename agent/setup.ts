@@ -7,7 +7,7 @@ import { print } from './print.ts'
 import { writeWhole } from './state/disk.ts'
 import type { Layout } from './state/layout.ts'
 import { readSignersText } from './state/signers.ts'
-import { makeTls, readTls } from './state/tls.ts'
+import { ensureTls } from './state/tls.ts'
 
 // What the admin does once per host, at its own prompt. Doing it again changes nothing and prints the same pin.
 
@@ -33,7 +33,7 @@ export async function initHost(options: { root?: string; listen?: string }): Pro
     })
   }
   if (!existsSync(layout.signersFile)) await writeWhole(layout.signersFile, SIGNERS_HEAD, { mode: 0o644 })
-  const { pin } = existsSync(layout.tlsCertFile) ? readTls(layout) : await makeTls(layout)
+  const { pin } = await ensureTls(layout)
   print.note(`configuration  ${layout.configFile}`)
   print.note(`signers        ${layout.signersFile}`)
   print.note(`data           ${layout.root}`)

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import type { BundleObject } from '../shared/bundle.ts'
+import { type BundleObject, malformed } from '../shared/bundle.ts'
 import { type BundleEntry, readBundle } from '../shared/bundle-read.ts'
 import { Failure, isErrno } from '../shared/failure.ts'
 import { objectsOf, parseManifest, type Signed } from '../shared/manifest.ts'
@@ -32,6 +32,8 @@ async function checkedBundle(file: string): Promise<{ signed: Signed; signatures
       signed = parseManifest(entry.text)
       sizes = objectsOf(signed.manifest)
     } else if (entry.kind === 'signature') signatures.push(entry.text)
+    else if (entry.kind === 'recipe')
+      throw malformed(`${JSON.stringify(file)}: a recipe, which no other host can follow`)
     else {
       const size = sizes.get(entry.sha256)
       if (size === undefined)

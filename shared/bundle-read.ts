@@ -17,6 +17,7 @@ import {
 import { Failure, reasonOf } from './failure.ts'
 import { MAX_FILE_BYTES, MAX_FILES, MAX_MANIFEST_BYTES } from './manifest.ts'
 import type { Sha256 } from './names.ts'
+import { Portions } from './portions.ts'
 import { oneFrame } from './zstd-frame.ts'
 
 export type BundleEntry =
@@ -24,14 +25,16 @@ export type BundleEntry =
   | { kind: 'signature'; index: number; text: string }
   /** `content` can be read once, and only until the next entry is asked for; what is left of it is then skipped. */
   | { kind: 'object'; sha256: Sha256; size: number; content: AsyncIterable<Buffer> }
+  /** How to make an object: see recipe.ts. `size` is its own, not the object's. */
+  | { kind: 'recipe'; sha256: Sha256; size: number; content: AsyncIterable<Buffer> }
 
 /**
- * How much may come as objects. Read anew when an object's content is first touched, so that a caller starts with
+ * How much may come as objects and recipes. Read anew when an object's content is first touched, so that a caller starts with
  * zeros and raises them (or gives getters) once the manifest has been proved: before that, no object byte passes.
  */
 export interface BundleLimits {
   readonly maxObjects: number
-  /** The sum of the sizes of all objects. */
+  /** The sum of the sizes of all of them. */
   readonly maxBytes: number
 }
 
@@ -43,7 +46,7 @@ const MAX_EXPANSION = 1.01
 const MAX_UNDER_WAY_BYTES = 8 * 1024 * 1024
 
 /**
- * Reads a bundle while it arrives, in little memory. Gives the manifest, its signatures, then the objects; a reader
+ * Reads a bundle while it arrives, in little memory. Gives the manifest, its signatures, then the objects and recipes; a reader
  * that comes to the end without a throw has seen a whole bundle and nothing else. Contents are not hashed here.
  * Throws `bundle_malformed` and `limit_exceeded`; an error of `bytes` (a connection cut) comes out as itself.
  * Leaving the loop early closes everything, `bytes` too.
@@ -52,7 +55,7 @@ export async function* readBundle(
   bytes: AsyncIterable<Uint8Array>,
   limits = LIMITED_BY_MANIFEST,
 ): AsyncGenerator<BundleEntry> {
-  const tar = new TarBytes(decompressed(bytes))
+  const tar = new Portions(decompressed(bytes))
   try {
     const first = await nextHeader(tar)
     if (first?.name.kind !== 'manifest') throw malformed('does not begin with release.json')
@@ -65,7 +68,7 @@ export async function* readBundle(
       if (name.kind === 'signature' && name.index === signatures && seen.size === 0) {
         if (++signatures > MAX_SIGNATURES) throw exceeded('signatures', signatures, MAX_SIGNATURES)
         yield { kind: 'signature', index: name.index, text: await wholeText(tar, header, MAX_SIGNATURE_BYTES) }
-      } else if (name.kind === 'object' && !seen.has(name.sha256)) {
+      } else if ((name.kind === 'object' || name.kind === 'recipe') && !seen.has(name.sha256)) {
         seen.add(name.sha256)
         objectBytes += size
         const total = objectBytes
@@ -73,9 +76,9 @@ export async function* readBundle(
           if (seen.size > limits.maxObjects) throw exceeded('objects', seen.size, limits.maxObjects)
           if (total > limits.maxBytes) throw exceeded('bytes of objects', total, limits.maxBytes)
         })
-        yield { kind: 'object', sha256: name.sha256, size, content }
+        yield { kind: name.kind, sha256: name.sha256, size, content }
         for await (const _ of content);
-        await tar.zeros(paddingBytes(size))
+        await zeros(tar, paddingBytes(size))
       } else {
         throw malformed(`entry ${JSON.stringify(header.path)}: there twice, or not in its place`)
       }
@@ -88,10 +91,10 @@ export async function* readBundle(
 type EntryHead = { name: ReturnType<typeof parseEntryName>; path: string; size: number }
 
 /** Undefined at the end of the tar, when nothing follows it. */
-async function nextHeader(tar: TarBytes): Promise<EntryHead | undefined> {
+async function nextHeader(tar: Portions): Promise<EntryHead | undefined> {
   const block = await tar.exactly(BLOCK_BYTES)
   if (isZero(block)) {
-    await tar.zeros(END_BYTES - BLOCK_BYTES)
+    await zeros(tar, END_BYTES - BLOCK_BYTES)
     if ((await tar.some(1)).length > 0) throw malformed('goes on after its end')
     return undefined
   }
@@ -116,10 +119,10 @@ function parseHeader(block: Buffer): { path: string; size: number } {
   return { path, size }
 }
 
-async function wholeText(tar: TarBytes, { path, size }: EntryHead, maxBytes: number): Promise<string> {
+async function wholeText(tar: Portions, { path, size }: EntryHead, maxBytes: number): Promise<string> {
   if (size > maxBytes) throw exceeded(`entry ${JSON.stringify(path)}: bytes`, size, maxBytes)
   const content = await tar.exactly(size)
-  await tar.zeros(paddingBytes(size))
+  await zeros(tar, paddingBytes(size))
   const text = content.toString()
   // A signature is over bytes: text that does not give the same bytes back would be checked as something else.
   if (!Buffer.from(text).equals(content)) throw malformed(`entry ${JSON.stringify(path)}: not UTF-8`)
@@ -130,67 +133,12 @@ function exceeded(what: string, count: number, limit: number): Failure {
   return new Failure('limit_exceeded', `bundle ${what}: ${count}; the limit is ${limit}`)
 }
 
-function isZero(bytes: Buffer): boolean {
-  return bytes.every((byte) => byte === 0)
+async function zeros(tar: Portions, size: number): Promise<void> {
+  if (!isZero(await tar.exactly(size))) throw malformed('has something where only zeros belong')
 }
 
-/** Takes the tar's bytes in the portions that are asked for. */
-class TarBytes {
-  readonly #source: AsyncGenerator<Buffer>
-  #rest: Buffer = Buffer.alloc(0)
-
-  constructor(source: AsyncGenerator<Buffer>) {
-    this.#source = source
-  }
-
-  /** One byte at least, `max` at most; none at the end. */
-  async some(max: number): Promise<Buffer> {
-    while (this.#rest.length === 0) {
-      const next = await this.#source.next()
-      if (next.done) return this.#rest
-      this.#rest = next.value
-    }
-    const taken = this.#rest.subarray(0, max)
-    this.#rest = this.#rest.subarray(taken.length)
-    return taken
-  }
-
-  async exactly(size: number): Promise<Buffer> {
-    const parts: Buffer[] = []
-    for (let left = size; left > 0; ) {
-      const part = await this.some(left)
-      if (part.length === 0) throw malformed('ends in its middle: it was cut short')
-      if (part.length === size) return part
-      parts.push(part)
-      left -= part.length
-    }
-    return Buffer.concat(parts)
-  }
-
-  async zeros(size: number): Promise<void> {
-    if (!isZero(await this.exactly(size))) throw malformed('has something where only zeros belong')
-  }
-
-  /** Goes on where it was left, so that what one loop leaves another can skip. `admit` throws before the first byte. */
-  content(size: number, admit: () => void): AsyncIterable<Buffer> {
-    let left = size
-    const tar = this
-    return {
-      async *[Symbol.asyncIterator]() {
-        admit()
-        while (left > 0) {
-          const part = await tar.some(left)
-          if (part.length === 0) throw malformed('ends in its middle: it was cut short')
-          left -= part.length
-          yield part
-        }
-      },
-    }
-  }
-
-  async close(): Promise<void> {
-    await this.#source.return(undefined)
-  }
+function isZero(bytes: Buffer): boolean {
+  return bytes.every((byte) => byte === 0)
 }
 
 /** What one zstd frame holds. The bytes of the source are taken no faster than the result is. */

@@ -13,6 +13,7 @@ import {
   MAX_SIGNATURES,
   objectName,
   paddingBytes,
+  recipeName,
   signatureName,
   ZSTD_LEVEL,
 } from './bundle.ts'
@@ -30,7 +31,7 @@ const ZEROS = Buffer.alloc(BLOCK_BYTES)
 
 /**
  * A bundle's bytes, compressed, as they become ready; nothing is read before it is asked for. Every object is hashed
- * as it passes: a file that changes between walk and packing throws `source_invalid` naming it, instead of travelling
+ * as it passes (what a recipe makes only the agent can hash): a file that changes between walk and packing throws `source_invalid` naming it, instead of travelling
  * to a host that refuses it. Whatever `objects` throws comes out as itself.
  */
 export async function* bundleBytes(parts: BundleParts): AsyncGenerator<Buffer> {
@@ -67,7 +68,7 @@ async function* tarBytes(parts: BundleParts): AsyncGenerator<Uint8Array> {
   for await (const object of parts.objects) {
     if (seen.has(object.sha256)) throw new Error(`object ${object.sha256} was given to the bundle twice`)
     seen.add(object.sha256)
-    yield entryHeader(objectName(object.sha256), object.size)
+    yield entryHeader((object.recipe ? recipeName : objectName)(object.sha256), object.size)
     const hash = createHash('sha256')
     let left = object.size
     for await (const chunk of object.open()) {
@@ -76,7 +77,7 @@ async function* tarBytes(parts: BundleParts): AsyncGenerator<Uint8Array> {
       hash.update(chunk)
       yield chunk
     }
-    if (left !== 0 || hash.digest('hex') !== object.sha256) throw changed(object)
+    if (left !== 0 || (!object.recipe && hash.digest('hex') !== object.sha256)) throw changed(object)
     yield ZEROS.subarray(0, paddingBytes(object.size))
   }
   yield Buffer.alloc(END_BYTES)

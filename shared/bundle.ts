@@ -3,7 +3,7 @@ import { Failure } from './failure.ts'
 import { isSha256, type Sha256 } from './names.ts'
 
 // The bundle: a tar in one zstd frame. `release.json`, then `signatures/0.sig` and on, then `objects/<sha256>` in any
-// order; regular files, each name once, two zero blocks, and nothing after them. What a tar could say besides (paths,
+// order, or on the wire, for one that is much like one the agent has, `recipes/<sha256>` (see recipe.ts); regular files, each name once, two zero blocks, and nothing after them. What a tar could say besides (paths,
 // links, modes, owners, times) has one value here, so that nothing in it needs to be trusted or cleaned.
 // bundle-write.ts writes it, bundle-read.ts reads it.
 
@@ -27,7 +27,10 @@ export const CHUNKS_IN_FLIGHT = 4
 export const MANIFEST_NAME = 'release.json'
 
 /** What a name in a bundle means. */
-export type EntryName = { kind: 'manifest' } | { kind: 'signature'; index: number } | { kind: 'object'; sha256: Sha256 }
+export type EntryName =
+  | { kind: 'manifest' }
+  | { kind: 'signature'; index: number }
+  | { kind: 'object' | 'recipe'; sha256: Sha256 }
 
 /** One object on its way into a bundle. */
 export interface BundleObject {
@@ -36,6 +39,8 @@ export interface BundleObject {
   size: number
   /** Where it comes from, for messages. */
   path?: string
+  /** What `open` gives is a recipe for it, and `size` that one's. Not in a bundle that is to stand alone. */
+  recipe?: true
   /** Gives the content. A buffer may be used again when the next one is asked for. */
   open(): AsyncIterable<Uint8Array> | Iterable<Uint8Array>
 }
@@ -48,13 +53,18 @@ export function objectName(digest: Sha256): string {
   return `objects/${digest}`
 }
 
-/** Throws `bundle_malformed` for every name that is not one of the three. */
+export function recipeName(digest: Sha256): string {
+  return `recipes/${digest}`
+}
+
+/** Throws `bundle_malformed` for every name that is not one of the four. */
 export function parseEntryName(name: string): EntryName {
   if (name === MANIFEST_NAME) return { kind: 'manifest' }
   const index = /^signatures\/(0|[1-9]\d?)\.sig$/.exec(name)?.[1]
   if (index !== undefined) return { kind: 'signature', index: Number(index) }
-  const digest = name.startsWith('objects/') ? name.slice('objects/'.length) : ''
-  if (isSha256(digest)) return { kind: 'object', sha256: digest }
+  const digest = name.slice('objects/'.length)
+  if (name.startsWith('objects/') && isSha256(digest)) return { kind: 'object', sha256: digest }
+  if (name.startsWith('recipes/') && isSha256(digest)) return { kind: 'recipe', sha256: digest }
   throw malformed(`entry ${JSON.stringify(name)}: no such name in a bundle`)
 }
 

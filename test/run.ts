@@ -1,4 +1,4 @@
-// `npm test`: makes the machine ready, runs every test file, system tests last and one at a time, and prints one summary.
+// `npm test`: makes the machine ready, runs every test file, system tests last, and prints one summary.
 //
 //   npm test                                        everything
 //   npm test -- test/shared test/agent/a.test.ts    only these folders and files
@@ -16,8 +16,11 @@ import { parseArgs } from 'node:util'
 import { makeReady } from './helpers/machine.ts'
 
 const ROOT = join(import.meta.dirname, '..')
-/** Each boots an init system or loads a whole core: side by side they would measure each other. */
+/** Each boots a machine, and mostly waits for it. */
 const SYSTEM = /^test\/system\//
+/** Loads the whole of this machine, and says what was lost: nothing may run beside it. */
+const ALONE = /^test\/system\/switches\./
+const SYSTEM_CONCURRENCY = 2
 /** A file that takes longer hangs; the slowest one, with several boots, takes a few minutes. */
 const FILE_TIMEOUT_MS = 15 * 60_000
 /** Tests wait for processes more than they compute, so two at once pay even on one core. */
@@ -74,7 +77,10 @@ async function* events(files: string[], testNamePatterns: string[]): AsyncGenera
   const notReady = makeReady({ systemTests: system.length > 0 })
 
   const phases = [{ files: others, concurrency: Math.max(MIN_CONCURRENCY, availableParallelism()) }]
-  if (notReady === undefined) phases.push({ files: system, concurrency: 1 })
+  if (notReady === undefined) {
+    phases.push({ files: system.filter((file) => !ALONE.test(file)), concurrency: SYSTEM_CONCURRENCY })
+    phases.push({ files: system.filter((file) => ALONE.test(file)), concurrency: 1 })
+  }
   for (const phase of phases.filter((phase) => phase.files.length > 0)) {
     const stream: AsyncIterable<Event> = run({
       files: phase.files.map((file) => join(ROOT, file)),

@@ -8,7 +8,7 @@ import { RELEASE_NAMESPACE } from '../../shared/wire.ts'
 import { reach } from '../fault.ts'
 import { removeEmptyDirs, removeIfEmpty } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
-import { makeAppDirs, missingObjects, modesOf, removeObjects, storeObject } from '../state/objects.ts'
+import { makeAppDirs, modesOf, removeObjects, storeObject } from '../state/objects.ts'
 import { currentRelease, readReleaseText, releasesOn } from '../state/release-store.ts'
 import { asFailure } from '../state/trouble.ts'
 import type { Spend } from './room.ts'
@@ -24,11 +24,11 @@ export interface Proved {
 /**
  * Reads the head of a bundle and proves it: every signature is checked over the exact bytes, before they are parsed
  * and before the first object byte is looked at. A signature that does not hold refuses the whole, however many
- * others do. Gives back what follows the head.
+ * others do. Gives back what follows the head. `parsed`: what was parsed before, and is not again when the text is the same.
  */
 export async function proveManifest(
   entries: AsyncIterator<BundleEntry>,
-  policy: { app: AppName; signers: readonly Signer[]; now: Date },
+  policy: { app: AppName; signers: readonly Signer[]; now: Date; parsed?: Signed | undefined },
 ): Promise<{ proved: Proved; first: IteratorResult<BundleEntry> }> {
   const head = await entries.next()
   if (head.done || head.value.kind !== 'manifest') {
@@ -39,7 +39,7 @@ export async function proveManifest(
   let next = await entries.next()
   for (; !next.done && next.value.kind === 'signature'; next = await entries.next()) signatures.push(next.value.text)
   const signers = provenSigners(text, signatures, policy)
-  const signed = parseManifest(text)
+  const signed = policy.parsed?.text === text ? policy.parsed : parseManifest(text)
   if (signed.manifest.app !== policy.app) {
     throw new Failure('app_mismatch', `push ${policy.app}: the bundle was signed for the app ${signed.manifest.app}`)
   }
@@ -77,7 +77,7 @@ export async function storeObjects(
   layout: Layout,
   { signed }: Proved,
   { first, rest }: { first: IteratorResult<BundleEntry>; rest: AsyncIterator<BundleEntry> },
-  spend: Spend,
+  { missing, spend }: { missing: readonly Sha256[]; spend: Spend },
 ): Promise<string[]> {
   const { manifest } = signed
   const sizes = objectsOf(manifest)
@@ -96,11 +96,11 @@ export async function storeObjects(
       const path = await storeObject(layout, manifest.app, { ...entry, content: spent(entry.content, spend) }, mode)
       if (path !== undefined) brought.push(path)
     }
-    const missing = await missingObjects(layout, manifest)
-    if (missing.length > 0) {
+    const left = missing.filter((digest) => !came.has(digest))
+    if (left.length > 0) {
       throw new Failure(
         'object_missing',
-        `push ${manifest.app}: ${missing.length} objects are neither here nor in the bundle, the first ${missing[0]}`,
+        `push ${manifest.app}: ${left.length} objects are neither here nor in the bundle, the first ${left[0]}`,
         {
           hint: 'push again: what is missing is sent',
         },

@@ -2,8 +2,9 @@ import { reasonOf } from '../../shared/failure.ts'
 import type { Manifest } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId, Sha256 } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
-import { lookAt, setDamagedAside } from '../state/object-check.ts'
+import { lookAt } from '../state/object-check.ts'
 import { readRelease, releasesOn } from '../state/release-store.ts'
+import { type Survey, surveyStore } from '../state/store-survey.ts'
 import { filesOf, mendTree } from './mend.ts'
 import { NO_WAY_BACK } from './retention.ts'
 
@@ -15,11 +16,11 @@ const PATHS_TOLD = 3
 
 type Parts = Pick<Agent, 'layout' | 'ledger' | 'log' | 'tell'>
 
-/** What a release would be made of and is damaged is set aside, so that it counts as missing, and told. */
-export async function refuseDamaged(agent: Parts, manifest: Manifest): Promise<Sha256[]> {
-  const digests = await setDamagedAside(agent.layout, manifest)
-  if (digests.length > 0) markDamaged(agent, manifest.app, digests)
-  return digests
+/** What of a release is in the store. What was damaged there is set aside, so that it counts as missing, and told. */
+export async function surveyOf(agent: Parts, manifest: Manifest): Promise<Survey> {
+  const survey = await surveyStore(agent.layout, manifest)
+  if (survey.damaged.length > 0) markDamaged(agent, manifest.app, survey.damaged)
+  return survey
 }
 
 /** Marks the releases that have one of these contents, as it was found: damaged. */

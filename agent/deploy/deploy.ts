@@ -11,7 +11,7 @@ import { readSigners } from '../state/signers.ts'
 import { type Proved, proveManifest, refuseNamesake, storeObjects, tidyRefused } from './admit.ts'
 import { assemble } from './assemble.ts'
 import { type Asked, type Change, openChange, type Report, runChange } from './change.ts'
-import { mendDamaged, refuseDamaged } from './damage.ts'
+import { mendDamaged, surveyOf } from './damage.ts'
 import { passedOverBy } from './env.ts'
 import { goBack, refuseGap } from './go-back.ts'
 import { type Loop, loopReceipt } from './looping.ts'
@@ -49,12 +49,15 @@ export interface Admitted extends Proved {
 /** Up to here nothing live has changed: a refusal is a plain HTTP status and leaves nothing behind. */
 export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<BundleEntry>): Promise<Admitted> {
   try {
-    const { proved, first } = await proveManifest(bundle, { app, signers: readSigners(agent.layout), now: new Date() })
+    const asked = agent.asked.take(app)
+    const policy = { app, signers: readSigners(agent.layout), now: new Date(), parsed: asked?.signed }
+    const { proved, first } = await proveManifest(bundle, policy)
     refuseNamesake(agent.layout, proved.signed)
     refuseLaunchers(proved.signed.manifest)
-    await refuseDamaged(agent, proved.signed.manifest)
-    const takes = await checkRoom(agent, proved)
-    await storeObjects(agent.layout, proved, { first, rest: bundle }, watchRoom(agent, app))
+    const { missing, lacking } =
+      asked?.signed === proved.signed ? asked.survey : await surveyOf(agent, proved.signed.manifest)
+    const takes = await checkRoom(agent, proved, lacking)
+    await storeObjects(agent.layout, proved, { first, rest: bundle }, { missing, spend: watchRoom(agent, app) })
     return { ...proved, takes }
   } catch (error) {
     tidyRefused(agent.layout, app)

@@ -18,6 +18,7 @@ export interface Operation {
  */
 export function createOperations() {
   const open = new Map<AppName, Operation>()
+  const counts = new Map<AppName, number>()
   return {
     /** Throws `busy`. Call the returned function when the operation ends, however it ends. */
     begin(operation: Omit<Operation, 'since' | 'phase' | 'release'>): { operation: Operation; end: () => void } {
@@ -25,9 +26,12 @@ export function createOperations() {
       if (busy) throw busyFailure(busy)
       const begun: Operation = { ...operation, since: new Date().toISOString(), phase: 'receiving', release: null }
       open.set(operation.app, begun)
+      counts.set(operation.app, (counts.get(operation.app) ?? 0) + 1)
       return { operation: begun, end: () => void (open.get(operation.app) === begun && open.delete(operation.app)) }
     },
     of: (app: AppName): Operation | undefined => open.get(app),
+    /** How many have begun for this app: whether there was one in between. */
+    begun: (app: AppName): number => counts.get(app) ?? 0,
     all: (): Operation[] => [...open.values()],
   }
 }

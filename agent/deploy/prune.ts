@@ -9,7 +9,7 @@ import { pruneRevisions } from '../state/env-revisions.ts'
 import type { Layout } from '../state/layout.ts'
 import type { Amount } from '../state/ledger-disk.ts'
 import { removeDamaged } from '../state/object-check.ts'
-import { bytesOfObjects, type Removed, removeObjectsOf, removeOrphans, type Sweep } from '../state/object-sweep.ts'
+import { type Removed, removeObjectsOf, removeOrphans, type Sweep } from '../state/object-sweep.ts'
 import { parseStored, releasesOn, removedOn } from '../state/release-store.ts'
 import { troubleWords } from '../state/trouble.ts'
 import { type Change, openChange, runChange } from './change.ts'
@@ -78,7 +78,7 @@ export async function carryOut(agent: Agent, change: Change): Promise<void> {
   if (orphans.objects > 0)
     change.step('pruned', { message: `in no release: ${wordsOf(orphans)}`, freedBytes: orphans.bytes })
   removeDamaged(layout, app)
-  ledger.setBytesOnDisk(app, await bytesOfObjects(layout, app))
+  ledger.setBytesOnDisk(app, orphans.bytesLeft)
   if (trouble.length === 0) return
   throw new Failure('prune_failed', `prune ${app}: not all could be removed: ${trouble.join('; ')}`, {
     hint: 'all else that was to go has gone; it is tried again with each push',

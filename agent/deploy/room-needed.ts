@@ -1,7 +1,7 @@
 import { isFile, isLink, type Manifest } from '../../shared/manifest.ts'
 import { parentsOf } from '../../shared/tree.ts'
 import type { Amount } from '../state/ledger-disk.ts'
-import type { Lacking } from '../state/objects.ts'
+import type { Lacking } from '../state/store-survey.ts'
 
 // What a release takes of a disk beyond what is there. Pure. Rather a little too much than too little: what fits by this
 // must not run out half-way.

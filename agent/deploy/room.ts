@@ -6,7 +6,7 @@ import type { AppName } from '../../shared/names.ts'
 import type { DiskState, DiskStatus } from '../../shared/wire.ts'
 import { type Config, DEFAULTS } from '../config.ts'
 import type { Amount } from '../state/ledger-disk.ts'
-import { lackingObjects } from '../state/objects.ts'
+import type { Lacking } from '../state/store-survey.ts'
 import { roomNeeded, roomTaken } from './room-needed.ts'
 
 export interface Disk {
@@ -62,10 +62,10 @@ function timesReserve(disk: Disk): Amount {
 export async function checkRoom(
   { config }: { config: Config },
   { signed, signatures }: { signed: Signed; signatures: readonly string[] },
+  lacking: Lacking,
 ): Promise<Amount> {
   const { manifest, text } = signed
   const disk = await diskOf(config)
-  const lacking = await lackingObjects(config.layout, manifest)
   const coming = { manifest, textBytes: Buffer.byteLength(text), signatures: signatures.length, lacking }
   const needed = roomNeeded(coming, disk.blockBytes)
   const short = shortOf(disk, needed)

@@ -7,11 +7,10 @@ import type { MissingAnswer } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { DEFAULTS } from '../config.ts'
 import { proveManifest } from '../deploy/admit.ts'
-import { refuseDamaged } from '../deploy/damage.ts'
+import { surveyOf } from '../deploy/damage.ts'
 import { admit, alreadyRunning, rollOut } from '../deploy/deploy.ts'
 import { busyFailure } from '../deploy/operations.ts'
 import { checkRoom } from '../deploy/room.ts'
-import { missingObjects } from '../state/objects.ts'
 import { readSigners } from '../state/signers.ts'
 import type { Identity } from './identity.ts'
 import { answerWithLines } from './lines.ts'
@@ -27,12 +26,13 @@ export async function missing(agent: Agent, app: AppName, c: Context): Promise<R
     const busy = agent.operations.of(app)
     if (busy) throw busyFailure(busy)
     const { manifest, id } = proved.signed
-    const damaged = await refuseDamaged(agent, manifest)
-    const missing = await missingObjects(agent.layout, manifest)
+    const survey = await surveyOf(agent, manifest)
+    const { missing, damaged, lacking } = survey
     // What runs and lacks something is not what was pushed.
     const running = missing.length === 0 ? alreadyRunning(agent, proved) : null
     // It is here in full: pushed again with --force it takes next to nothing, and that is checked then.
-    if (running === null) await checkRoom(agent, proved)
+    if (running === null) await checkRoom(agent, proved, lacking)
+    agent.asked.keep(app, { signed: proved.signed, survey })
     const answer: MissingAnswer = {
       release: id,
       missing,

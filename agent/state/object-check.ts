@@ -1,8 +1,7 @@
 import { createHash, hash } from 'node:crypto'
 import { createReadStream, lstatSync, lutimesSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
-import { setImmediate as breathe } from 'node:timers/promises'
 import { isErrno } from '../../shared/failure.ts'
-import { isFile, type Manifest, type Mode } from '../../shared/manifest.ts'
+import type { Mode } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
 import { placeFile } from './disk.ts'
 import type { Layout } from './layout.ts'
@@ -16,8 +15,6 @@ import type { Layout } from './layout.ts'
 const MICROS = 1_000_000
 /** Read at once up to here; more is streamed, so that somebody else gets a turn. */
 const WHOLE_BYTES = 1024 * 1024
-/** About 2 ms. After it the event loop gets its turn. */
-const FILES_PER_TURN = 500
 /** Enough to see what happened to them; more say nothing new. */
 const MAX_DAMAGED = 100
 
@@ -80,30 +77,6 @@ async function digestOf(path: string, size: number, paced: () => Promise<void>):
     if (isErrno(error, 'EIO')) return undefined
     throw error
   }
-}
-
-/**
- * Before a release is made of what is here: what it would take and is damaged goes aside, so that it counts as missing.
- * Gives the digests.
- */
-export async function setDamagedAside(layout: Layout, { app, files }: Manifest): Promise<Sha256[]> {
-  const damaged: Sha256[] = []
-  const seen = new Set<string>()
-  for (const entry of files) {
-    if (!isFile(entry)) continue
-    const { sha256, mode } = entry
-    if (seen.has(sha256 + mode)) continue
-    if (seen.add(sha256 + mode).size % FILES_PER_TURN === 0) await breathe()
-    if (lookAt(layout.object(app, sha256, mode), entry) === 'sealed') continue
-    // It is made of the other one, where only that is here.
-    for (const object of [entry, { ...entry, mode: mode === '0755' ? '0644' : '0755' } as const]) {
-      const path = layout.object(app, sha256, object.mode)
-      if (lookAt(path, object) === 'absent' || (await isIntact(path, object))) continue
-      quarantine(layout, app, object)
-      damaged.push(sha256)
-    }
-  }
-  return [...new Set(damaged)]
 }
 
 /**

@@ -70,24 +70,35 @@ export async function bytesFreed(
   return freed
 }
 
-/** Removes objects that no release links to and that have lain here for longer than `graceMs`. */
-export async function removeOrphans(layout: Layout, app: AppName, grace: { graceMs: number }): Promise<Removed> {
-  return (await findOrphans(layout, app, grace)).remove()
+/**
+ * Removes objects that no release links to and that have lain here for longer than `graceMs`. Gives also the bytes of
+ * what is left: what the app's releases cost on disk, each content counted once.
+ */
+export async function removeOrphans(
+  layout: Layout,
+  app: AppName,
+  grace: { graceMs: number },
+): Promise<Removed & { bytesLeft: number }> {
+  const { found, allBytes } = await findOrphans(layout, app, grace)
+  const removed = await found.remove()
+  return { ...removed, bytesLeft: allBytes - removed.bytes }
 }
 
 /** What `removeOrphans` would remove. */
 export async function countOrphans(layout: Layout, app: AppName, grace: { graceMs: number }): Promise<Sweep> {
-  const { objects, bytes } = await findOrphans(layout, app, grace)
+  const { objects, bytes } = (await findOrphans(layout, app, grace)).found
   return { objects, bytes }
 }
 
 async function findOrphans(layout: Layout, app: AppName, { graceMs }: { graceMs: number }) {
   const found = sweep()
   const now = Date.now()
+  let allBytes = 0
   await forEachObject(layout, app, (path, stats) => {
+    allBytes += stats.size
     if (isOrphan(stats, now, graceMs)) found.add(path, stats)
   })
-  return found
+  return { found, allBytes }
 }
 
 /** Finding first and removing then: the one blocks, a little, and the other waits for the disk. */

@@ -14,7 +14,6 @@ import {
 } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { setImmediate as breathe } from 'node:timers/promises'
 import { Failure, isErrno } from '../../shared/failure.ts'
 import { isFile, type Manifest, type Mode } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
@@ -29,11 +28,8 @@ import { nameOfTrouble } from './trouble.ts'
 
 /** Up to here a content is held whole and written by one call. */
 const WHOLE_BYTES = 1024 * 1024
-/** After so many files the event loop gets its turn, so that `status` answers meanwhile. */
-const FILES_PER_TURN = 200
 
 const MODE_BITS: Record<Mode, number> = { '0644': 0o444, '0755': 0o555 }
-const MODES = ['0644', '0755'] as const
 
 /** What every app has. Made one by one: a recursive mkdir would give the last one's mode to all above it. */
 export function makeAppDirs(layout: Layout, app: AppName): void {
@@ -53,41 +49,6 @@ export function modesOf(manifest: Manifest): Map<Sha256, Set<Mode>> {
     else modes.set(entry.sha256, new Set([entry.mode]))
   }
   return modes
-}
-
-/** The digests of a manifest that are here in no mode at all. */
-export async function missingObjects(layout: Layout, manifest: Manifest): Promise<Sha256[]> {
-  const missing: Sha256[] = []
-  let looked = 0
-  for (const digest of modesOf(manifest).keys()) {
-    if (!MODES.some((mode) => existsSync(layout.object(manifest.app, digest, mode)))) missing.push(digest)
-    if (++looked % (FILES_PER_TURN * 5) === 0) await breathe()
-  }
-  return missing
-}
-
-/** What a release would add to the store. A content that is needed in two modes is two objects. */
-export interface Lacking {
-  objects: { sha256: Sha256; mode: Mode; size: number }[]
-  /** Directories of the store that are not there yet. */
-  shards: number
-}
-
-export async function lackingObjects(layout: Layout, { app, files }: Manifest): Promise<Lacking> {
-  const lacking = new Map<string, Lacking['objects'][number]>()
-  const shards = new Map<string, boolean>()
-  let looked = 0
-  for (const entry of files) {
-    if (!isFile(entry)) continue
-    const { sha256, mode, size } = entry
-    const path = layout.object(app, sha256, mode)
-    if (++looked % (FILES_PER_TURN * 5) === 0) await breathe()
-    if (lacking.has(path) || existsSync(path)) continue
-    lacking.set(path, { sha256, mode, size })
-    const shard = dirname(path)
-    if (!shards.has(shard)) shards.set(shard, existsSync(shard))
-  }
-  return { objects: [...lacking.values()], shards: [...shards.values()].filter((isThere) => !isThere).length }
 }
 
 export interface IncomingObject {

@@ -1,5 +1,5 @@
 import { loadavg } from 'node:os'
-import si from 'systeminformation'
+import { mem } from 'systeminformation/lib/memory.js'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import { version } from '../../shared/version.ts'
 import type { AgentStatus, AppStatus, ServiceState, ServiceStatus } from '../../shared/wire.ts'
@@ -19,7 +19,7 @@ const HOUR_MS = 3_600_000
 
 export async function agentStatus(agent: Agent, app: AppName | undefined): Promise<AgentStatus> {
   const disk = await diskOf(agent.config)
-  const memory = await si.mem()
+  const memory = await mem()
   const [one = 0, five = 0, fifteen = 0] = loadavg()
   const apps = appsOn(agent.layout).filter((name) => app === undefined || name === app)
   const { path, totalBytes, freeBytes, totalInodes, freeInodes } = disk

@@ -24,7 +24,9 @@ describe('embedded: what services say', () => {
       const lines = await messagesOf(init, 3)
       return lines.at(-1) === 'the end' ? lines : undefined
     })
-    assert.ok(process.memoryUsage().rss - before < 50_000_000)
+    // Garbage of what passed through is some 45 MB; a line that was held would be all of it, and its copies.
+    const grown = process.memoryUsage().rss - before
+    assert.ok(grown < 90_000_000, `${grown} bytes`)
     assert.equal(last[0]?.length, MAX_LINE_BYTES)
     assert.ok((await bytesOfLogs(root)) <= MAX_LOG_BYTES)
   })

@@ -19,8 +19,9 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { mendTree } from '../../agent/deploy/mend.ts'
 import { layoutAt } from '../../agent/state/layout.ts'
-import { isIntact, isRight, lookAt, removeDamaged, seal, setDamagedAside } from '../../agent/state/object-check.ts'
-import { linkObject, makeAppDirs, missingObjects, storeObject } from '../../agent/state/objects.ts'
+import { isIntact, isRight, lookAt, removeDamaged, seal } from '../../agent/state/object-check.ts'
+import { linkObject, makeAppDirs, storeObject } from '../../agent/state/objects.ts'
+import { surveyStore } from '../../agent/state/store-survey.ts'
 import { isErrno } from '../../shared/failure.ts'
 import { isFile, type Mode, normaliseManifest } from '../../shared/manifest.ts'
 import { parseAppName, parseReleaseId, sha256 } from '../../shared/names.ts'
@@ -97,13 +98,14 @@ test('a damaged object is missing again, lies aside as long as a release has it,
   const [bad, tool, good] = [await store('bad'), await store('tool', '0755'), await store('good')]
   const files = ['bad', 'good'].map((text) => fileEntry(text, text))
   const manifest = normaliseManifest(manifestOf([...files, fileEntry('tool', 'tool', { mode: '0755' })]))
-  assert.deepEqual(await setDamagedAside(layout, manifest), [])
+  const damagedNow = async () => (await surveyStore(layout, manifest)).damaged.sort()
+  assert.deepEqual(await damagedNow(), [])
   linkSync(bad.path, join(root, 'in-a-release'))
   overwrite(bad.path, 'BAD')
   overwrite(tool.path, 'TOOL!')
-  assert.deepEqual((await setDamagedAside(layout, manifest)).sort(), [sha256('bad'), sha256('tool')].sort())
-  assert.deepEqual((await missingObjects(layout, manifest)).sort(), [sha256('bad'), sha256('tool')].sort())
-  assert.deepEqual(await setDamagedAside(layout, manifest), [])
+  assert.deepEqual(await damagedNow(), [sha256('bad'), sha256('tool')].sort())
+  assert.deepEqual((await surveyStore(layout, manifest)).missing.sort(), [sha256('bad'), sha256('tool')].sort())
+  assert.deepEqual(await damagedNow(), [])
   assert.deepEqual(aside().sort(), [sha256('bad'), `${sha256('tool')}.x`].sort())
   await store('bad')
   assert.deepEqual([readFileSync(bad.path, 'utf8'), readFileSync(join(root, 'in-a-release'), 'utf8')], ['bad', 'BAD'])
@@ -153,7 +155,7 @@ test('a release that was edited on the host is mended of the objects there are, 
   rmSync(join(tree, 'conf'))
   mkdirSync(join(tree, 'conf'))
   assert.deepEqual(await mendTree(layout, release), ['conf', 'doc'])
-  assert.deepEqual(await missingObjects(layout, manifest), [sha256('doc')])
+  assert.deepEqual((await surveyStore(layout, manifest)).missing, [sha256('doc')])
   await store('doc')
   rmSync(join(tree, 'conf'), { recursive: true })
   assert.deepEqual(await mendTree(layout, release), [])

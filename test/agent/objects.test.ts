@@ -11,7 +11,8 @@ import {
   removeObjectsOf,
   removeOrphans,
 } from '../../agent/state/object-sweep.ts'
-import { linkObject, makeAppDirs, missingObjects, removeObjects, storeObject } from '../../agent/state/objects.ts'
+import { linkObject, makeAppDirs, removeObjects, storeObject } from '../../agent/state/objects.ts'
+import { surveyStore } from '../../agent/state/store-survey.ts'
 import { Failure } from '../../shared/failure.ts'
 import { isFile, normaliseManifest } from '../../shared/manifest.ts'
 import { parseAppName, sha256 } from '../../shared/names.ts'
@@ -105,7 +106,13 @@ test('what is there in either mode is not missing, and is linked in the mode a r
     { path: 'c', text: 'two' },
   ])
   await store('one')
-  assert.deepEqual(await missingObjects(layout, manifest), [sha256('two')])
+  const { missing, lacking } = await surveyStore(layout, manifest)
+  assert.deepEqual(missing, [sha256('two')])
+  const lacks = lacking.objects.map(({ sha256, mode }) => [sha256, mode])
+  assert.deepEqual(lacks, [
+    [sha256('one'), '0755'],
+    [sha256('two'), '0644'],
+  ])
   mkdirSync(release)
   linkObject(layout, APP, { sha256: sha256('one'), mode: '0755', size: 3 }, join(release, 'b'))
   assert.equal(statSync(join(release, 'b')).mode & 0o7777, 0o555)

@@ -50,7 +50,7 @@ function forged(
 async function read(bytes: AsyncIterable<Uint8Array>): Promise<string[]> {
   const seen: string[] = []
   for await (const entry of readBundle(bytes)) {
-    if (entry.kind !== 'object') seen.push(`${entry.kind} ${entry.text}`)
+    if (!('content' in entry)) seen.push(`${entry.kind} ${entry.text}`)
     else {
       const chunks: Buffer[] = []
       for await (const chunk of entry.content) chunks.push(chunk)
@@ -83,7 +83,7 @@ test('the bundle that the attacks below start from is a good one', async () => {
   assert.deepEqual(seen, [`manifest ${TEXT}`, `signature ${SIGNATURE}`, `${sha256(CONTENT)} ${sha256(CONTENT)}`])
 })
 
-describe('refused: a name that is none of the three', () => {
+describe('refused: a name that is none of the four', () => {
   for (const name of [
     '../etc/passwd',
     '/etc/passwd',
@@ -98,6 +98,9 @@ describe('refused: a name that is none of the three', () => {
     `objects/${sha256('').slice(1)}`,
     `objects/${sha256('')}/x`,
     `objects//${sha256('')}`,
+    'recipes/',
+    `recipes/${sha256('')}0`,
+    `recipes/../${sha256('')}`,
     'signatures/00.sig',
     'signatures/-1.sig',
     'signatures/1e1.sig',

@@ -50,6 +50,23 @@ test('an agent that comes back with another key is refused until a person says s
   assert.equal((await world.tarmac('status')).exit, 0)
 })
 
+test('agent init makes a lost certificate anew, with the key that clients know, and no key in the place of a damaged one', async (t) => {
+  const world = await makeWorld(t)
+  await world.stopAgent()
+  const [key, cert] = [join(world.root, 'tls/key.pem'), join(world.root, 'tls/cert.pem')]
+  rmSync(cert)
+  assert.equal((await world.agentCommand('init')).stdout, `pin ${world.pin}\n`)
+  await world.startAgent()
+  assert.equal((await world.tarmac('status')).exit, 0)
+
+  rmSync(cert)
+  writeFileSync(key, '')
+  const refused = await world.agentCommand('init')
+  assert.equal(refused.exit, 2, refused.stderr)
+  assert.match(refused.stderr, /key\.pem: it is no P-256 key/)
+  assert.deepEqual([readFileSync(key, 'utf8'), existsSync(cert)], ['', false])
+})
+
 test('a pin in tarmac.toml is enough, and stands above what was remembered', async (t) => {
   const world = await makeWorld(t, { trusted: false })
   await world.agentCommand('signers', 'add', 'ann', world.publicKey)

@@ -8,8 +8,9 @@ import { beginTrial, eventually, factsWhen, linesOf, type MakeInit, started } fr
 const STAY = 'exec sleep 1000'
 
 export function crashTests(make: MakeInit): void {
-  test('a process that ends at once is given up after the limit and starts no more', async (t) => {
-    const program = 'echo start >> "$OUT/starts"; exit 7'
+  test('a process that ends soon is given up after the limit and starts no more', async (t) => {
+    // Not at once: an exit that init sees together with the exec is a start that failed.
+    const program = 'echo start >> "$OUT/starts"; sleep 0.1; exit 7'
     const spec = { restart: { attempts: 5, withinMs: 30_000, delayMs: 50 } }
     const trial = await beginTrial(t, make, { program, spec })
     const told: string[] = []

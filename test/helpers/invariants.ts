@@ -45,8 +45,9 @@ export async function brokenInvariants(world: World, expected: Expected = {}): P
   await servesCurrent({ world, tree: release && layout.treeDir(app, release.id) }, expected, say)
   noOrphanBytes(layout.appDir(app), expected, say)
   const envRevision = current === null ? 0 : revisionOf(layout, app, current)
-  onlyUnitsOfCurrent({ world, app, release, envRevision }, expected, say)
-  ledgerAgrees({ file: layout.ledgerFile, app, onDisk: releasesOn(layout, app), release }, expected, say)
+  const onDisk = releasesOn(layout, app)
+  onlyUnitsOfCurrent({ world, app, onDisk, release, envRevision }, expected, say)
+  ledgerAgrees({ file: layout.ledgerFile, app, onDisk, release }, expected, say)
   chainHolds(layout, expected, say)
   return broken
 }
@@ -98,15 +99,11 @@ function noOrphanBytes(appDir: string, { cut, orphans = new Set() }: Expected, s
 
 /** The embedded init's records, and the processes there are. */
 function onlyUnitsOfCurrent(
-  {
-    world,
-    app,
-    release,
-    envRevision,
-  }: { world: World; app: AppName; release: Release | undefined; envRevision: number },
+  at: { world: World; app: AppName; onDisk: ReleaseId[]; release: Release | undefined; envRevision: number },
   { stopped }: Expected,
   say: Say,
 ): void {
+  const { world, app, onDisk, release, envRevision } = at
   const unitsDir = join(world.root, 'embedded/units', app)
   for (const path of globSync(`${world.root}/embedded/{.*.tmp,units/**/.*.tmp}`))
     say(`a file without its name: ${path}`)
@@ -126,7 +123,11 @@ function onlyUnitsOfCurrent(
   const wanted = stopped ? [] : services
   const names = enabled.map(({ unit }) => unit.service).sort()
   if (names.join() !== [...wanted].sort().join()) say(`enabled are ${names.join()}, not ${wanted.join()}`)
-  for (const { name, unit } of units) if (!services.includes(unit.service)) say(`${name} belongs to no service`)
+  for (const { name, unit } of units) {
+    // With nothing current, what failed last is still there to be asked about, stopped and disabled.
+    if (release === undefined && !onDisk.includes(unit.release)) say(`${name} is of ${unit.release}, which is gone`)
+    if (release !== undefined && !services.includes(unit.service)) say(`${name} belongs to no service`)
+  }
   const envFiles = globSync(`${world.root}/apps/${app}/env/*@*.env`).map((path) => basename(path, '.env'))
   for (const name of envFiles) if (!units.some((unit) => unit.name === name)) say(`env/${name}.env belongs to no unit`)
   for (const { name } of units) if (!envFiles.includes(name)) say(`${name} has no env file`)

@@ -15,7 +15,7 @@ export interface Rule {
 
 /** One of each side by design; every other name is unique, but for a verb (see the rule). */
 const NAMED_ALIKE = ['main.ts', 'config.ts', 'run.ts', 'print.ts']
-const NAME = /^[a-z0-9]+(-[a-z0-9]+)*\.ts$/
+const NAME = /^[a-z0-9]+(-[a-z0-9]+)*(?:\.d)?\.ts$/
 const VAGUE = /(^|-)(index|utils?|helpers?|common|manager|base|service|handler|misc)\.ts$/
 
 /** A breach for each import of which `wrong` says what is. */

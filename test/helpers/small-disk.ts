@@ -32,6 +32,8 @@ export interface SmallDisk {
   fillInodes(leave?: number): void
   /** Takes away what `fill` and `fillInodes` made. */
   empty(): void
+  /** Unmounted meanwhile: nobody may have anything open there. For ext4 alone: a tmpfs would be lost. */
+  offline(work: (image: string) => void): void
 }
 
 /** Needs root. `inodes` is how many there are in all; the file system's own choice when not given. */
@@ -84,6 +86,14 @@ export function smallDisk(t: TestContext, { mebibytes, inodes }: { mebibytes: nu
       for (let n = 0; free().inodes > leave; n++) if (!wrote(() => writeFileSync(join(filler, `${n}`), ''))) return
     },
     empty: () => rmSync(filler, { recursive: true, force: true }),
+    offline(work) {
+      execFileSync('umount', [dir])
+      try {
+        work(image)
+      } finally {
+        execFileSync('mount', ['-o', 'loop', image, dir])
+      }
+    },
   }
 }
 

@@ -38,9 +38,13 @@ export async function installedHost(t: TestContext): Promise<SystemHost> {
   const env = { PATH: process.env.PATH ?? '', HOME: home }
   await ran(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-C', 'ann', '-f', keyFile], { env, cwd: dir })
 
-  const program = join(dir, 'tarmac-agent')
-  await build(CHECKOUT, [{ entry: 'agent/main.ts', outfile: relative(CHECKOUT, program) }])
-  await machine.copyIn(program, '/usr/local/bin/tarmac-agent')
+  // As built, which is what people install, and starts in half the time.
+  const [client, agent] = [join(dir, 'tarmac'), join(dir, 'tarmac-agent')]
+  await build(CHECKOUT, [
+    { entry: 'client/main.ts', outfile: relative(CHECKOUT, client) },
+    { entry: 'agent/main.ts', outfile: relative(CHECKOUT, agent) },
+  ])
+  await machine.copyIn(agent, '/usr/local/bin/tarmac-agent')
   await machine.copyIn(process.execPath, '/usr/local/bin/node')
   const unit = 'tarmac-agent.service'
   await machine.writeFile(`/etc/systemd/system/${unit}`, readFileSync(join(CHECKOUT, 'systemd', unit)))
@@ -52,7 +56,7 @@ export async function installedHost(t: TestContext): Promise<SystemHost> {
   const host: SystemHost = {
     machine,
     url,
-    tarmac: (cwd, ...argv) => ran([process.execPath, join(CHECKOUT, 'client/main.ts'), ...argv], { env, cwd }),
+    tarmac: (cwd, ...argv) => ran([process.execPath, client, ...argv], { env, cwd }),
     async get(port, path = '/') {
       try {
         // A connection left open would keep the release that answered it from ending.

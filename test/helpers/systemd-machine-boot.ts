@@ -57,11 +57,24 @@ export function layCable(wanted?: Cable): Cable {
     const made = spawnSync('ip', ['link', 'add', cable.outside, ...peer], { encoding: 'utf8' })
     if (made.status !== 0 && wanted === undefined) continue
     if (made.status !== 0) throw new Error(`ip link add ${cable.outside}: ${made.stderr}`)
+    // While the machine is off there is no interface, and what is sent to it would leave by the default route: behind
+    // that a proxy may stand that answers for every address, with a certificate of its own.
+    execFileSync('ip', ['route', 'replace', ...whileOff(cable)])
     execFileSync('ip', ['addr', 'add', `${cable.outsideIp}/30`, 'dev', cable.outside])
     execFileSync('ip', ['link', 'set', cable.outside, 'up'])
     return cable
   }
   throw new Error(`no free network 10.213.N.0/30 after ${MAX_MACHINES} tries`)
+}
+
+export function takeAwayCable(cable: Cable): void {
+  spawnSync('ip', ['link', 'delete', cable.outside])
+  spawnSync('ip', ['route', 'delete', ...whileOff(cable)])
+}
+
+/** As a network says of a host that is switched off. The interface's own route is nearer while there is one. */
+function whileOff({ outsideIp }: Cable): string[] {
+  return ['unreachable', outsideIp.replace(/1$/, '0/30'), 'metric', '9999']
 }
 
 /** Takes away what belongs to the machine below: its servers, its disks, its identity, its logs. */

@@ -4,7 +4,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { cp, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { TestContext } from 'node:test'
-import { boot, layCable, PROGRAM_PATH, powerOff, prepareRoot } from './systemd-machine-boot.ts'
+import { boot, layCable, PROGRAM_PATH, powerOff, prepareRoot, takeAwayCable } from './systemd-machine-boot.ts'
 
 export { CHECKOUT_INSIDE } from './systemd-machine-boot.ts'
 
@@ -77,7 +77,7 @@ export async function bootMachine(t: TestContext, { name = 'host' }: { name?: st
   }
   t.after(stop)
   const cable = layCable()
-  undo.push(() => void spawnSync('ip', ['link', 'delete', cable.outside]))
+  undo.push(() => takeAwayCable(cable))
 
   execFileSync('mount', ['-t', 'tmpfs', '-o', 'mode=0755', 'tmpfs', base])
   undo.push(() => void spawnSync('umount', ['-l', base]))

@@ -9,7 +9,8 @@ import { storeObjects } from '../../agent/deploy/admit.ts'
 import { assemble } from '../../agent/deploy/assemble.ts'
 import { roomNeeded } from '../../agent/deploy/room-needed.ts'
 import { layoutAt } from '../../agent/state/layout.ts'
-import { lackingObjects, makeAppDirs } from '../../agent/state/objects.ts'
+import { makeAppDirs } from '../../agent/state/objects.ts'
+import { surveyStore } from '../../agent/state/store-survey.ts'
 import { objectsOf, parseManifest } from '../../shared/manifest.ts'
 import { parseAppName, sha256 } from '../../shared/names.ts'
 import { manifestOf } from '../helpers/raw-release.ts'
@@ -262,7 +263,7 @@ test('what is counted before a push is what it takes of the disk, and not much m
   makeAppDirs(layout, app)
   execFileSync('sync', ['-f', disk.dir])
   const before = disk.free()
-  const lacking = await lackingObjects(layout, manifest)
+  const { lacking, missing } = await surveyStore(layout, manifest)
   const textBytes = Buffer.byteLength(text)
   const needed = roomNeeded({ manifest, textBytes, signatures: signatures.length, lacking }, statfsSync(disk.dir).bsize)
   async function* bundle() {
@@ -274,12 +275,13 @@ test('what is counted before a push is what it takes of the disk, and not much m
     }
   }
   const rest = bundle()
-  await storeObjects(layout, { signed, signatures, signers: [] }, { first: await rest.next(), rest }, async () => {})
+  const entries = { first: await rest.next(), rest }
+  await storeObjects(layout, { signed, signatures, signers: [] }, entries, { missing, spend: async () => {} })
   await assemble(layout, signed, signatures)
   const after = disk.free()
   const taken = { bytes: before.bytes - after.bytes, inodes: before.inodes - after.inodes }
   t.diagnostic(`needed ${JSON.stringify(needed)}, taken ${JSON.stringify(taken)}`)
   assert.ok(taken.inodes > 2_000 && taken.inodes <= needed.inodes && needed.inodes <= taken.inodes + 20)
   assert.ok(taken.bytes > 10 * MB && taken.bytes <= needed.bytes && needed.bytes <= taken.bytes * 1.25 + MB)
-  assert.deepEqual((await lackingObjects(layout, manifest)).objects, [])
+  assert.deepEqual((await surveyStore(layout, manifest)).lacking.objects, [])
 })

@@ -1,0 +1,71 @@
+import { existsSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { setImmediate as breathe } from 'node:timers/promises'
+import { type FileEntry, isFile, type Manifest, type Mode } from '../../shared/manifest.ts'
+import type { AppName, Sha256 } from '../../shared/names.ts'
+import type { Layout } from './layout.ts'
+import { isIntact, lookAt, quarantine } from './object-check.ts'
+
+/** About 2 ms. After it the event loop gets its turn. */
+const FILES_PER_TURN = 500
+
+/** What of a release is in the store, and what is not. */
+export interface Survey {
+  /** Contents that are here in no mode at all: they have to come. */
+  missing: Sha256[]
+  /** Contents that were here and damaged. They were set aside, and so are missing where no other mode is here. */
+  damaged: Sha256[]
+  lacking: Lacking
+}
+
+/** What a release would add to the store. A content that is needed in two modes is two objects. */
+export interface Lacking {
+  objects: { sha256: Sha256; mode: Mode; size: number }[]
+  /** Directories of the store that are not there yet. */
+  shards: number
+}
+
+/**
+ * One look at each object that a release would be made of; what bears no mark of being whole is read. What is damaged
+ * goes aside, so that no release is made of it.
+ */
+export async function surveyStore(layout: Layout, { app, files }: Manifest): Promise<Survey> {
+  const seen = new Set<string>()
+  const here = new Set<Sha256>()
+  const damaged = new Set<Sha256>()
+  const objects: FileEntry[] = []
+  const shards = new Map<string, boolean>()
+  let looked = 0
+  for (const entry of files) {
+    if (!isFile(entry)) continue
+    const { sha256, mode } = entry
+    const path = layout.object(app, sha256, mode)
+    if (seen.size === seen.add(path).size) continue
+    if (++looked % FILES_PER_TURN === 0) await breathe()
+    if (lookAt(path, entry) === 'sealed' || (await isUsable(layout, app, entry, damaged))) {
+      here.add(sha256)
+      continue
+    }
+    objects.push(entry)
+    // It is made of the other one, where only that is here.
+    const other = { ...entry, mode: mode === '0755' ? '0644' : '0755' } as const
+    if (await isUsable(layout, app, other, damaged)) here.add(sha256)
+    const shard = dirname(path)
+    if (!shards.has(shard)) shards.set(shard, existsSync(shard))
+  }
+  const missing = new Set(objects.map(({ sha256 }) => sha256).filter((digest) => !here.has(digest)))
+  return {
+    missing: [...missing],
+    damaged: [...damaged],
+    lacking: { objects, shards: [...shards.values()].filter((isThere) => !isThere).length },
+  }
+}
+
+async function isUsable(layout: Layout, app: AppName, object: FileEntry, damaged: Set<Sha256>): Promise<boolean> {
+  const path = layout.object(app, object.sha256, object.mode)
+  if (lookAt(path, object) === 'absent') return false
+  if (await isIntact(path, object)) return true
+  quarantine(layout, app, object)
+  damaged.add(object.sha256)
+  return false
+}

@@ -1,0 +1,57 @@
+import { malformed } from './bundle.ts'
+
+/** Takes bytes in the portions that are asked for, however they arrive. */
+export class Portions {
+  readonly #source: AsyncGenerator<Buffer>
+  #rest: Buffer = Buffer.alloc(0)
+
+  constructor(source: AsyncGenerator<Buffer>) {
+    this.#source = source
+  }
+
+  /** One byte at least, `max` at most; none at the end. */
+  async some(max: number): Promise<Buffer> {
+    while (this.#rest.length === 0) {
+      const next = await this.#source.next()
+      if (next.done) return this.#rest
+      this.#rest = next.value
+    }
+    const taken = this.#rest.subarray(0, max)
+    this.#rest = this.#rest.subarray(taken.length)
+    return taken
+  }
+
+  /** Throws `bundle_malformed` when there are fewer. */
+  async exactly(size: number): Promise<Buffer> {
+    const parts: Buffer[] = []
+    for (let left = size; left > 0; ) {
+      const part = await this.some(left)
+      if (part.length === 0) throw malformed('ends in its middle: it was cut short')
+      if (part.length === size) return part
+      parts.push(part)
+      left -= part.length
+    }
+    return Buffer.concat(parts)
+  }
+
+  /** Goes on where it was left, so that what one loop leaves another can skip. `admit` throws before the first byte. */
+  content(size: number, admit = () => {}): AsyncIterable<Buffer> {
+    let left = size
+    const portions = this
+    return {
+      async *[Symbol.asyncIterator]() {
+        admit()
+        while (left > 0) {
+          const part = await portions.some(left)
+          if (part.length === 0) throw malformed('ends in its middle: it was cut short')
+          left -= part.length
+          yield part
+        }
+      },
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#source.return(undefined)
+  }
+}
