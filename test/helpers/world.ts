@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process'
 import { randomInt } from 'node:crypto'
+import { createSocket } from 'node:dgram'
 import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { get } from 'node:http'
 import { createServer } from 'node:net'
@@ -241,19 +242,31 @@ export async function builtPrograms(t: TestContext): Promise<Programs> {
 }
 
 /**
- * One that nobody listens at, and that no connection going out is given (ip_local_port_range begins at 32768): an app
- * that stops and starts would find it taken now and then.
+ * One that nobody listens at, that no connection going out is given (ip_local_port_range begins at 32768), and no other
+ * test: an app that stops and starts would find it taken now and then.
  */
 export async function freePort(): Promise<number> {
   for (;;) {
     const port = randomInt(10_000, 32_000)
-    const server = createServer()
-    const isFree = await new Promise<boolean>((resolve) => {
-      server.once('error', () => resolve(false))
-      server.listen(port, () => server.close(() => resolve(true)))
-    })
-    if (isFree) return port
+    if ((await isClaimed(port)) && (await isFree(port))) return port
   }
+}
+
+/** By UDP, which nothing here speaks; the kernel takes the claim back with the process of the test. */
+function isClaimed(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const claim = createSocket('udp4').unref()
+    claim.once('error', () => resolve(false))
+    claim.bind({ port, address: '127.0.0.1', exclusive: true }, () => resolve(true))
+  })
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const server = createServer()
+    server.once('error', () => resolve(false))
+    server.listen(port, () => server.close(() => resolve(true)))
+  })
 }
 
 /** Copies a tree and removes it with the test. */
