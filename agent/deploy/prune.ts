@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import prettyBytes from 'pretty-bytes'
 import { Failure, isErrno, reasonOf } from '../../shared/failure.ts'
-import { type Manifest, manifestText } from '../../shared/manifest.ts'
+import type { Manifest } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
 import { removeTree, renameWhole } from '../state/disk.ts'
@@ -95,21 +95,25 @@ async function takeAway({ layout, ledger }: Agent, app: AppName, id: ReleaseId):
 async function finishRemoval(agent: Agent, app: AppName, id: ReleaseId): Promise<{ objects: Removed; tree: Amount }> {
   const { config, layout, init } = agent
   await removeTree(layout.removedTree(app, id))
-  const manifest = manifestOfRemoved(layout, app, id)
-  const objects = await removeObjectsOf(layout, app, manifest?.files ?? [])
+  const removed = manifestOfRemoved(layout, app, id)
+  const objects = await removeObjectsOf(layout, app, removed?.manifest.files ?? [])
   await removeTree(layout.removed(app, id))
   // It may have been pushed again since.
   if (!releasesOn(layout, app).includes(id)) await init.forgetRelease(app, id)
-  if (manifest === undefined) return { objects, tree: NOTHING }
-  const textBytes = Buffer.byteLength(manifestText(manifest))
+  if (removed === undefined) return { objects, tree: NOTHING }
   const { blockBytes } = await diskOf(config)
-  return { objects, tree: roomOfRelease({ manifest, textBytes, signatures: 1 }, blockBytes) }
+  return { objects, tree: roomOfRelease({ ...removed, signatures: 1 }, blockBytes) }
 }
 
 /** None, when it was so far gone, or is not what it was: what is left of it is an orphan, and goes as one. */
-function manifestOfRemoved(layout: Layout, app: AppName, id: ReleaseId): Manifest | undefined {
+function manifestOfRemoved(
+  layout: Layout,
+  app: AppName,
+  id: ReleaseId,
+): { manifest: Manifest; textBytes: number } | undefined {
   try {
-    return parseStored(readFileSync(layout.removedManifest(app, id), 'utf8'), { app, id })
+    const text = readFileSync(layout.removedManifest(app, id), 'utf8')
+    return { manifest: parseStored(text, { app, id }), textBytes: Buffer.byteLength(text) }
   } catch (error) {
     if (isErrno(error, 'ENOENT') || (error instanceof Failure && error.code === 'release_damaged')) return undefined
     throw error

@@ -129,6 +129,7 @@ export async function removeTree(path: string): Promise<void> {
 async function removeDirectory(path: string): Promise<void> {
   const dirs = [path]
   const files: string[] = []
+  let seen = 0
   // Grows while it is walked: each directory before those below it.
   for (const dir of dirs) {
     for (const entry of readdirSync(dir, { withFileTypes: true })) {
@@ -136,7 +137,7 @@ async function removeDirectory(path: string): Promise<void> {
       if (entry.isDirectory()) dirs.push(at)
       else files.push(at)
     }
-    if (dirs.length % DIRS_PER_TURN === 0) await breathe()
+    if (++seen % DIRS_PER_TURN === 0) await breathe()
   }
   await removeFiles(files)
   for (const dir of dirs.reverse()) await rmdir(dir)

@@ -17,6 +17,8 @@ import type { Layout } from './layout.ts'
 export const ORPHAN_GRACE_MS = 24 * 3_600_000
 /** About 1 ms. After it the event loop gets its turn, so that `status` answers meanwhile. */
 const FILES_PER_TURN = 200
+/** The same of paths that are only put together. */
+const NAMES_PER_TURN = 1_000
 
 /** stat(2) counts in these, whatever a block of the file system is. */
 const STAT_BLOCK_BYTES = 512
@@ -40,7 +42,7 @@ export interface Removed extends Sweep {
 export async function removeObjectsOf(layout: Layout, app: AppName, entries: readonly Entry[]): Promise<Removed> {
   const found = sweep()
   let seen = 0
-  for (const [path] of linksOf(layout, app, entries)) {
+  for (const [path] of await linksOf(layout, app, entries)) {
     if (++seen % FILES_PER_TURN === 0) await breathe()
     const stats = lstatSync(path, { throwIfNoEntry: false })
     if (stats?.nlink === 1) found.add(path, stats)
@@ -59,7 +61,7 @@ export async function bytesFreed(
   let seen = 0
   for (const entries of releases) {
     let bytes = 0
-    for (const [path, links] of linksOf(layout, app, entries)) {
+    for (const [path, links] of await linksOf(layout, app, entries)) {
       if (++seen % FILES_PER_TURN === 0) await breathe()
       const { nlink = 0, size = 0 } = left.get(path) ?? lstatSync(path, { throwIfNoEntry: false }) ?? {}
       left.set(path, { nlink: nlink - links, size })
@@ -164,9 +166,11 @@ function isOrphan({ nlink, ctimeMs }: Stats, now: number, graceMs: number): bool
 }
 
 /** Path of an object → how many names it has in this release. */
-function linksOf(layout: Layout, app: AppName, entries: readonly Entry[]): Map<string, number> {
+async function linksOf(layout: Layout, app: AppName, entries: readonly Entry[]): Promise<Map<string, number>> {
   const links = new Map<string, number>()
+  let seen = 0
   for (const entry of entries) {
+    if (++seen % NAMES_PER_TURN === 0) await breathe()
     if (!isFile(entry)) continue
     const path = layout.object(app, entry.sha256, entry.mode)
     links.set(path, (links.get(path) ?? 0) + 1)
