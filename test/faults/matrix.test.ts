@@ -30,6 +30,7 @@ test('an agent killed at any place of any change leaves a host in order', { conc
     ),
   )
   const taken = new Set<string>()
+  const began = Date.now()
   await Promise.all(
     columns.map((column) =>
       t.test(`${column.kind.name}, switch = "${column.mode}"`, (t) => fill(t, { programs, column, taken })),
@@ -38,6 +39,12 @@ test('an agent killed at any place of any change leaves a host in order', { conc
   for (const mode of MODES) {
     for (const line of table(columns.filter((column) => column.mode === mode))) t.diagnostic(line)
   }
+  const cells = columns.flatMap(({ row }) => [...row.values()])
+  const held = cells.reduce((sum, cell) => sum + cell.held, 0)
+  const broken = cells.reduce((sum, cell) => sum + cell.broken, 0)
+  t.diagnostic(
+    `${held + broken} kills, ${broken} of them left something broken; ${Math.round((Date.now() - began) / 1000)} s`,
+  )
 })
 
 async function fill(
