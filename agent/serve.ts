@@ -9,6 +9,7 @@ import { createAsked } from './deploy/asked.ts'
 import type { Change, FailedChange } from './deploy/change.ts'
 import { createOperations } from './deploy/operations.ts'
 import { recover, sweep } from './deploy/recover.ts'
+import { keepSpares } from './deploy/spare.ts'
 import { armFaults, withFaultPoints } from './fault.ts'
 import { listenForScrapes } from './http/scrape-server.ts'
 import { listen } from './http/server.ts'
@@ -63,6 +64,7 @@ export async function serve(overrides: Overrides): Promise<void> {
       const news = newsOfChange(change, failed)
       if (news !== undefined) notifier.tell(news)
       void disk.look()
+      spares.renew(change.app)
     },
     tell: notifier.tell,
     pin: tls.pin,
@@ -70,6 +72,7 @@ export async function serve(overrides: Overrides): Promise<void> {
   })
   await writePreload(config.layout.preloadFile)
   const disk = watchDisk(agent, notifier.tell)
+  const spares = keepSpares(agent)
   const loops = watchLoops(agent, notifier.tell)
   watchExits(agent, loops.look)
   await adopt({ layout: config.layout, ledger, log, signers })
@@ -92,13 +95,17 @@ export async function serve(overrides: Overrides): Promise<void> {
   const scrub = watchStore(agent)
   const rounds = setInterval(() => {
     void disk.sample()
-    for (const app of appsOn(config.layout)) loops.look(app)
+    for (const app of appsOn(config.layout)) {
+      loops.look(app)
+      spares.renew(app)
+    }
   }, DEFAULTS.roundsMs)
   void disk.begin()
   const signal = await stopSignal()
   log.info({ signal }, 'stopping')
   loops.end()
   scrub.end()
+  spares.end()
   disk.end()
   clearInterval(rounds)
   const closed = Promise.all([listening.close(), scrapes?.close()])

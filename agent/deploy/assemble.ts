@@ -1,18 +1,15 @@
-import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
-import { setImmediate as breathe } from 'node:timers/promises'
-import { Failure } from '../../shared/failure.ts'
-import { isFile, isLink, type Signed } from '../../shared/manifest.ts'
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { Failure, isErrno } from '../../shared/failure.ts'
+import type { Signed } from '../../shared/manifest.ts'
 import { removeTree, renameWhole, syncFilesystem } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
 import { removeObjectsOf } from '../state/object-sweep.ts'
-import { linkObject } from '../state/objects.ts'
 import { type Release, releasesOn } from '../state/release-store.ts'
 import { nameOfTrouble } from '../state/trouble.ts'
-import { mendTree, sharedLinks } from './mend.ts'
-
-/** After so many entries the event loop gets its turn, so that `status` answers meanwhile. */
-const ENTRIES_PER_TURN = 500
+import { mendTree } from './mend.ts'
+import { alterTree, makeTree } from './release-tree.ts'
+import { takeSpare } from './spare.ts'
 
 /**
  * Builds the release directory beside its place and renames it there: it exists whole or not at all. One sync of the
@@ -25,25 +22,7 @@ export async function assemble(layout: Layout, signed: Signed, signatures: strin
   const staging = layout.staging(app, id)
   await removeTree(staging)
   try {
-    const tree = join(staging, 'tree')
-    mkdirSync(tree, { recursive: true, mode: 0o755 })
-    const made = new Set([tree])
-    let count = 0
-    for (const entry of manifest.files) {
-      const path = join(tree, entry.path)
-      const dir = isFile(entry) || isLink(entry) ? dirname(path) : path
-      if (!made.has(dir)) {
-        mkdirSync(dir, { recursive: true, mode: 0o755 })
-        made.add(dir)
-      }
-      if (isFile(entry)) linkObject(layout, app, entry, path)
-      else if (isLink(entry)) symlinkSync(entry.link, path)
-      if (++count % ENTRIES_PER_TURN === 0) await breathe()
-    }
-    for (const { path, link } of sharedLinks(layout, layout.treeDir(app, id), manifest)) {
-      mkdirSync(dirname(join(tree, path)), { recursive: true, mode: 0o755 })
-      symlinkSync(link, join(tree, path))
-    }
+    await treeIn(layout, { id, manifest }, staging)
     mkdirSync(join(staging, 'signatures'), { mode: 0o755 })
     for (const [index, signature] of signatures.entries()) {
       writeFileSync(join(staging, 'signatures', `${index}.sig`), signature, { mode: 0o444 })
@@ -56,6 +35,22 @@ export async function assemble(layout: Layout, signed: Signed, signatures: strin
     throw error
   }
   return { id, manifest }
+}
+
+/** Of a spare tree when there is one that serves. */
+async function treeIn(layout: Layout, release: Release, staging: string): Promise<void> {
+  const tree = layout.treeIn(staging)
+  const spare = takeSpare(layout, release.manifest.app, staging)
+  if (spare !== undefined) {
+    try {
+      return await alterTree(layout, tree, { from: spare, to: release })
+    } catch (error) {
+      // It was not what it should be; a disk that takes nothing says so once more.
+      if (!isErrno(error, 'ENOENT', 'EEXIST', 'ENOTDIR', 'EISDIR')) throw error
+      await removeTree(staging)
+    }
+  }
+  await makeTree(layout, release, tree)
 }
 
 /**

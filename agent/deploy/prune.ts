@@ -11,6 +11,7 @@ import type { Amount } from '../state/ledger-disk.ts'
 import { removeDamaged } from '../state/object-check.ts'
 import { type Removed, removeObjectsOf, removeOrphans, type Sweep } from '../state/object-sweep.ts'
 import { parseStored, releasesOn, removedOn } from '../state/release-store.ts'
+import { sparesOn, spoilSpares } from '../state/spares.ts'
 import { troubleWords } from '../state/trouble.ts'
 import { type Change, openChange, runChange } from './change.ts'
 import type { Ask } from './deploy.ts'
@@ -70,6 +71,9 @@ export async function carryOut(agent: Agent, change: Change): Promise<void> {
   // What an attempt before this one could not delete would be in the way of one of the same name.
   await deleteAll()
   trouble.length = 0
+  // The links of a spare tree would keep what only this release needed.
+  const spoilt = sparesOn(layout, app).some((id) => plan.doomed.includes(id)) ? spoilSpares(layout, app) : []
+  for (const remains of spoilt) await removeTree(remains)
   for (const id of plan.doomed) await attempt(id, () => takeAway(agent, app, id))
   await deleteAll()
   await pruneRevisions(layout, app)

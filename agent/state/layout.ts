@@ -18,6 +18,11 @@ export type Layout = ReturnType<typeof layoutAt>
 /** Of a release that is on its way out, so that its name is not taken for one on its way in. */
 export const REMOVED = '.removed'
 
+/** Of a tree that is kept ready for the next push. */
+export const SPARE = '.spare'
+/** Of one that must not be used any more. */
+export const SPOILT = '.spoilt-'
+
 /** Every path the agent owns. No other file joins a path under the root. See DESIGN.md, "On the host". */
 export function layoutAt(root: string, etc: string) {
   const appsDir = join(root, 'apps')
@@ -56,6 +61,10 @@ export function layoutAt(root: string, etc: string) {
       join(damagedDir(app), mode === '0755' ? `${digest}.x` : digest),
     stagingDir: (app: AppName) => join(appDir(app), 'staging'),
     staging: (app: AppName, id: ReleaseId) => join(appDir(app), 'staging', id),
+    /** Links that the next push takes instead of making its own: the tree of this release. */
+    spare: (app: AppName, id: ReleaseId) => join(appDir(app), 'staging', `${id}${SPARE}`),
+    sparePart: (app: AppName, id: ReleaseId) => join(appDir(app), 'staging', `${id}${SPARE}.part`),
+    treeIn: (staging: string) => join(staging, 'tree'),
     incoming: (app: AppName, name: string) => join(appDir(app), 'staging', name),
     /** Where a release goes to be deleted: its tree first, then what only it needed, its manifest last. */
     removed,

@@ -5,6 +5,7 @@ import type { Mode } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
 import { placeFile } from './disk.ts'
 import type { Layout } from './layout.ts'
+import { spoilSpares } from './spares.ts'
 
 // Whether a content is still the one that was stored. To read 500 MB for each push takes a second; to look at the time
 // of the last write is not enough, since nobody knows when the right one was. So that time carries a mark: its
@@ -86,6 +87,7 @@ async function digestOf(path: string, size: number, paced: () => Promise<void>):
 export function quarantine(layout: Layout, app: AppName, object: { sha256: Sha256; mode: Mode }): void {
   const path = layout.object(app, object.sha256, object.mode)
   breakSeal(path, object.sha256)
+  spoilSpares(layout, app)
   mkdirSync(layout.damagedDir(app), { recursive: true, mode: 0o700 })
   if (damagedOn(layout, app).length < MAX_DAMAGED) placeFile(path, layout.damaged(app, object.sha256, object.mode))
   else rmSync(path)

@@ -1,0 +1,93 @@
+import { mkdirSync, symlinkSync, unlinkSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { setImmediate as breathe } from 'node:timers/promises'
+import { isErrno } from '../../shared/failure.ts'
+import { type Entry, isFile, isLink } from '../../shared/manifest.ts'
+import { removeIfEmpty } from '../state/disk.ts'
+import type { Layout } from '../state/layout.ts'
+import { linkObject } from '../state/objects.ts'
+import type { Release } from '../state/release-store.ts'
+import { sharedLinks } from './mend.ts'
+
+// The tree of a release, made of links to objects; not yet in its place.
+
+/** About 5 ms. After it the event loop gets its turn, so that `status` answers meanwhile. */
+const ENTRIES_PER_TURN = 500
+
+/** Makes `tree` of nothing. `turn` is awaited now and then; what it throws ends the work. */
+export async function makeTree(
+  layout: Layout,
+  release: Release,
+  tree: string,
+  turn: () => Promise<unknown> = breathe,
+): Promise<void> {
+  mkdirSync(tree, { recursive: true, mode: 0o755 })
+  await addEntries(layout, { tree, release, entries: entriesOf(layout, release) }, turn)
+}
+
+/**
+ * Makes the tree of `to` of what is the tree of `from`, and nothing but that: where they differ, entries are removed and
+ * made. The rest is not looked at.
+ */
+export async function alterTree(layout: Layout, tree: string, { from, to }: { from: Release; to: Release }) {
+  const old = new Map(entriesOf(layout, from).map((entry) => [entry.path, entry]))
+  const fresh: Entry[] = []
+  for (const entry of entriesOf(layout, to)) {
+    const before = old.get(entry.path)
+    if (before !== undefined && isSame(before, entry)) old.delete(entry.path)
+    else fresh.push(entry)
+  }
+  await breathe()
+  const emptied = new Set<string>()
+  for (const entry of old.values()) {
+    const path = `${tree}/${entry.path}`
+    if (isFile(entry) || isLink(entry)) unlinkSync(path)
+    else emptied.add(path)
+    for (let dir = dirname(path); dir !== tree && !emptied.has(dir); dir = dirname(dir)) emptied.add(dir)
+  }
+  // Those below before those above them.
+  for (const dir of [...emptied].sort((a, b) => b.length - a.length)) removeIfEmpty(dir)
+  await addEntries(layout, { tree, release: to, entries: fresh }, breathe)
+}
+
+async function addEntries(
+  layout: Layout,
+  { tree, release, entries }: { tree: string; release: Release; entries: Entry[] },
+  turn: () => Promise<unknown>,
+): Promise<void> {
+  const { app } = release.manifest
+  const made = new Set([tree])
+  const makeDir = (dir: string): void => {
+    if (made.has(dir)) return
+    makeDir(dirname(dir))
+    mkdirIfNone(dir)
+    made.add(dir)
+  }
+  let count = 0
+  for (const entry of entries) {
+    const path = `${tree}/${entry.path}`
+    makeDir(isFile(entry) || isLink(entry) ? dirname(path) : path)
+    if (isFile(entry)) linkObject(layout, app, entry, path)
+    else if (isLink(entry)) symlinkSync(entry.link, path)
+    if (++count % ENTRIES_PER_TURN === 0) await turn()
+  }
+}
+
+/** One call each: a recursive mkdir looks at all above it, every time. */
+function mkdirIfNone(dir: string): void {
+  try {
+    mkdirSync(dir, { mode: 0o755 })
+  } catch (error) {
+    if (!isErrno(error, 'EEXIST')) throw error
+  }
+}
+
+function entriesOf(layout: Layout, { id, manifest }: Release): Entry[] {
+  return [...manifest.files, ...sharedLinks(layout, layout.treeDir(manifest.app, id), manifest)]
+}
+
+function isSame(a: Entry, b: Entry): boolean {
+  if (isFile(a)) return isFile(b) && a.sha256 === b.sha256 && a.mode === b.mode
+  if (isLink(a)) return isLink(b) && a.link === b.link
+  return !isFile(b) && !isLink(b)
+}
