@@ -29,12 +29,13 @@ export async function status(connection: Connection, app: AppName | undefined): 
   return (await json(connection, 'GET', `${paths.status}${query}`)) as AgentStatus
 }
 
+/** `withBases`: it is also to say what it has that is much like big ones it lacks. */
 export async function missing(
   connection: Connection,
   app: AppName,
-  head: AsyncIterable<Buffer>,
+  { head, withBases }: { head: AsyncIterable<Buffer>; withBases: boolean },
 ): Promise<MissingAnswer> {
-  return (await json(connection, 'POST', paths.missing(app), head)) as MissingAnswer
+  return (await json(connection, 'POST', `${paths.missing(app)}${withBases ? '?bases=1' : ''}`, head)) as MissingAnswer
 }
 
 /** `maxGapMs`: a longer gap in the switch fails the push. */

@@ -2,10 +2,10 @@ import { malformed } from './bundle.ts'
 
 /** Takes bytes in the portions that are asked for, however they arrive. */
 export class Portions {
-  readonly #source: AsyncGenerator<Buffer>
+  readonly #source: AsyncIterator<Buffer>
   #rest: Buffer = Buffer.alloc(0)
 
-  constructor(source: AsyncGenerator<Buffer>) {
+  constructor(source: AsyncIterator<Buffer>) {
     this.#source = source
   }
 
@@ -52,6 +52,6 @@ export class Portions {
   }
 
   async close(): Promise<void> {
-    await this.#source.return(undefined)
+    await this.#source.return?.()
   }
 }

@@ -1,6 +1,7 @@
 import type { Code, Refusal } from './failure.ts'
-import type { AppName, ReleaseId, ServiceName, Sha256, Slot } from './names.ts'
+import type { AppName, ReleaseId, ServiceName, Slot } from './names.ts'
 
+export type { BasisAnswer, MissingAnswer } from './wire-push.ts'
 export type { PruneAnswer, ReleaseEntry, ReleaseState } from './wire-releases.ts'
 
 // All that crosses between client and agent. Both sides import it; it imports neither.
@@ -24,17 +25,6 @@ export const paths = {
   deploys: (app: AppName) => `/v1/apps/${app}/deploys`,
   logs: (app: AppName) => `/v1/apps/${app}/logs`,
   env: (app: AppName) => `/v1/apps/${app}/env`,
-}
-
-/** Answer of `missing`: a bundle without objects goes up, this comes back. */
-export interface MissingAnswer {
-  release: ReleaseId
-  /** Digests of objects the agent lacks; an executable and a plain file of the same content are one object. */
-  missing: Sha256[]
-  /** How many of them were here and were found damaged; an agent that does not look says nothing. */
-  damaged?: number
-  /** Set when a release of the same content already runs: there is nothing to push. */
-  alreadyRunning: ReleaseId | null
 }
 
 /** The steps of a change, in the order they can come. */

@@ -6,6 +6,7 @@ import type { AppName, Sha256 } from '../../shared/names.ts'
 import { parseSignature, verifySignature } from '../../shared/sshsig.ts'
 import { RELEASE_NAMESPACE } from '../../shared/wire.ts'
 import { reach } from '../fault.ts'
+import { rebuilt } from '../state/basis.ts'
 import { removeEmptyDirs, removeIfEmpty } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
 import { makeAppDirs, modesOf, removeObjects, storeObject } from '../state/objects.ts'
@@ -88,9 +89,7 @@ export async function storeObjects(
   try {
     const came = new Set<Sha256>()
     for (let next = first; !next.done; next = await rest.next()) {
-      const entry = next.value
-      if (entry.kind !== 'object')
-        throw new Failure('bundle_malformed', `read bundle: a ${entry.kind} after the objects began`)
+      const entry = asObject(layout, manifest.app, next.value, sizes)
       const mode = expectedMode(entry, { sizes, modes, came })
       came.add(entry.sha256)
       const path = await storeObject(layout, manifest.app, { ...entry, content: spent(entry.content, spend) }, mode)
@@ -112,6 +111,15 @@ export async function storeObjects(
     throw failure ?? error
   }
   return brought
+}
+
+/** What a recipe makes is an object like any other, of the size that was signed. */
+function asObject(layout: Layout, app: AppName, entry: BundleEntry, sizes: ReadonlyMap<Sha256, number>) {
+  if (entry.kind === 'object') return entry
+  if (entry.kind !== 'recipe')
+    throw new Failure('bundle_malformed', `read bundle: a ${entry.kind} after the objects began`)
+  const size = sizes.get(entry.sha256) ?? 0
+  return { sha256: entry.sha256, size, content: rebuilt(layout, app, { recipe: entry, size }) }
 }
 
 async function* spent(content: AsyncIterable<Buffer>, spend: Spend): AsyncGenerator<Buffer> {

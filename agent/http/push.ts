@@ -7,6 +7,7 @@ import type { MissingAnswer } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { DEFAULTS } from '../config.ts'
 import { proveManifest } from '../deploy/admit.ts'
+import { basesFor } from '../deploy/bases.ts'
 import { surveyOf } from '../deploy/damage.ts'
 import { admit, alreadyRunning, rollOut } from '../deploy/deploy.ts'
 import { busyFailure } from '../deploy/operations.ts'
@@ -33,10 +34,12 @@ export async function missing(agent: Agent, app: AppName, c: Context): Promise<R
     // It is here in full: pushed again with --force it takes next to nothing, and that is checked then.
     if (running === null) await checkRoom(agent, proved, lacking)
     agent.asked.keep(app, { signed: proved.signed, survey })
+    const bases = c.req.query('bases') === '1' ? await basesFor(agent, manifest, missing) : []
     const answer: MissingAnswer = {
       release: id,
       missing,
       damaged: damaged.length,
+      ...(bases.length === 0 ? {} : { bases }),
       alreadyRunning: running,
     }
     return c.json(answer)

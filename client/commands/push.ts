@@ -1,5 +1,6 @@
 import prettyBytes from 'pretty-bytes'
 import prettyMs from 'pretty-ms'
+import type { BundleObject } from '../../shared/bundle.ts'
 import { bundleBytes } from '../../shared/bundle-write.ts'
 import { parseDurationMs } from '../../shared/duration.ts'
 import { Failure } from '../../shared/failure.ts'
@@ -7,11 +8,12 @@ import { objectsOf } from '../../shared/manifest.ts'
 import type { Sha256 } from '../../shared/names.ts'
 import * as api from '../api.ts'
 import type { Connection } from '../connection.ts'
-import { type Context, targetHosts } from '../context.ts'
+import { type Context, targetHosts, withConnection } from '../context.ts'
 import { followChange, type Outcome } from '../follow.ts'
 import { changeHosts, exitOf } from '../hosts.ts'
 import { type Prepared, prepare } from '../prepare.ts'
 import { startProgress } from '../progress.ts'
+import { asRecipes, isAboutRecipes, planRecipes } from '../recipes.ts'
 import { summarise } from '../summary.ts'
 
 interface Sent {
@@ -76,7 +78,8 @@ async function pushTo(
   const { host } = connection
   print.note(`push ${app} ${signed.id} to ${host.name}`)
   const head = { manifest: signed.text, signatures }
-  const answer = await api.missing(connection, app, bundleBytes({ ...head, objects: [] }))
+  const asked = { head: bundleBytes({ ...head, objects: [] }), withBases: source.signed === undefined }
+  const answer = await api.missing(connection, app, asked)
   if (answer.alreadyRunning !== null && !force) {
     const at = new Date().toISOString()
     const running = answer.alreadyRunning
@@ -108,10 +111,21 @@ async function pushTo(
   const total = objectsOf(signed.manifest).size
   sent.objects += wanted.size
   sent.reused += total - wanted.size
+  const followed = { host, app, signing: prepared.signing }
   const upload = { label: `${wanted.size} of ${total} objects`, total: sizeOf(signed.manifest, wanted) }
-  const bundle = counted(context, bundleBytes({ ...head, objects: source.objects(wanted) }), sent, upload)
-  const sending = api.push(connection, app, { bundle, maxGapMs })
-  return followChange(context, { host, app, signing: prepared.signing }, sending)
+  const sendOver = (over: Connection, objects: AsyncIterable<BundleObject>) => {
+    const bundle = counted(context, bundleBytes({ ...head, objects }), sent, upload)
+    return followChange(context, followed, api.push(over, app, { bundle, maxGapMs }))
+  }
+  const recipes = await planRecipes(source, { wanted, bases: answer.bases ?? [] })
+  try {
+    return await sendOver(connection, asRecipes(source.objects(wanted), recipes))
+  } catch (error) {
+    if (recipes.size === 0 || !isAboutRecipes(error)) throw error
+    print.warn(`${error.message}: sending it whole`)
+    // The connection over which an upload was refused is not used again.
+    return withConnection(context, host, prepared.signing, (other) => sendOver(other, source.objects(wanted)))
+  }
 }
 
 function gapOf(text: string): number {

@@ -1,0 +1,24 @@
+import type { ReleaseId, Sha256 } from './names.ts'
+
+// What crosses the wire before an upload. Everybody takes it from wire.ts.
+
+/** Answer of `missing`: a bundle without objects goes up, this comes back. */
+export interface MissingAnswer {
+  release: ReleaseId
+  /** Digests of objects the agent lacks; an executable and a plain file of the same content are one object. */
+  missing: Sha256[]
+  /** How many of them were here and were found damaged; an agent that does not look says nothing. */
+  damaged?: number
+  /** What some of the missing ones may be made of, when the client asked for it. */
+  bases?: BasisAnswer[]
+  /** Set when a release of the same content already runs: there is nothing to push. */
+  alreadyRunning: ReleaseId | null
+}
+
+/** An object that the agent has in the place where these missing ones are to be. */
+export interface BasisAnswer {
+  basis: Sha256
+  objects: Sha256[]
+  /** Base64 of 20 bytes a chunk: see recipe.ts. */
+  chunks: string
+}
