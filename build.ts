@@ -10,8 +10,8 @@ import { build as bundle } from 'esbuild'
 import { preloadText } from './agent/preload/preload.ts'
 import manifest from './package.json' with { type: 'json' }
 
-/** Node 24 is the oldest with everything we use: node:sqlite, zstd, exportKeyingMaterial, import.meta.main. */
-const OLDEST_NODE = 24
+/** 24.6 is the oldest with everything we use: node:sqlite, zstd with a dictionary, exportKeyingMaterial, import.meta.main. */
+const OLDEST_NODE = { major: 24, minor: 6 }
 /**
  * The oldest Node that can still parse the file and so say that it is too old; 18 is what Ubuntu 24.04 installs.
  * Only syntax is lowered (`using`, a few regular expressions); what is called stays Node 24's.
@@ -87,9 +87,11 @@ async function bundledText(root: string, { entry, outfile }: Program): Promise<s
 
 /** Kept to words every Node since 0.10 knows. Exit code 2: the machine is not set up, as for any wrong usage. */
 function prelude(name: string): string {
+  const { major, minor } = OLDEST_NODE
   return `#!/usr/bin/env node
-if (parseInt(process.versions.node, 10) < ${OLDEST_NODE}) {
-  console.error('${name} needs Node ${OLDEST_NODE} or newer, this is ' + process.version);
+var parts = process.versions.node.split('.');
+if (parts[0] < ${major} || (parts[0] == ${major} && parts[1] < ${minor})) {
+  console.error('${name} needs Node ${major}.${minor} or newer, this is ' + process.version);
   process.exit(2);
 }`
 }

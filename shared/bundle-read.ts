@@ -1,5 +1,5 @@
 import { pipeline } from 'node:stream'
-import { constants, createZstdDecompress } from 'node:zlib'
+import { createZstdDecompress } from 'node:zlib'
 import { Header } from 'tar/header'
 import {
   BLOCK_BYTES,
@@ -9,11 +9,11 @@ import {
   entryHeader,
   MAX_SIGNATURE_BYTES,
   MAX_SIGNATURES,
-  MAX_WINDOW_LOG,
   malformed,
   paddingBytes,
   parseEntryName,
 } from './bundle.ts'
+import { decompression } from './difference.ts'
 import { Failure, reasonOf } from './failure.ts'
 import { MAX_FILE_BYTES, MAX_FILES, MAX_MANIFEST_BYTES } from './manifest.ts'
 import type { Sha256 } from './names.ts'
@@ -49,13 +49,14 @@ const MAX_UNDER_WAY_BYTES = 8 * 1024 * 1024
  * Reads a bundle while it arrives, in little memory. Gives the manifest, its signatures, then the objects and recipes; a reader
  * that comes to the end without a throw has seen a whole bundle and nothing else. Contents are not hashed here.
  * Throws `bundle_malformed` and `limit_exceeded`; an error of `bytes` (a connection cut) comes out as itself.
- * Leaving the loop early closes everything, `bytes` too.
+ * Leaving the loop early closes everything, `bytes` too. `reference`: what it was written on, see difference.ts.
  */
 export async function* readBundle(
   bytes: AsyncIterable<Uint8Array>,
   limits = LIMITED_BY_MANIFEST,
+  reference?: Uint8Array,
 ): AsyncGenerator<BundleEntry> {
-  const tar = new Portions(decompressed(bytes))
+  const tar = new Portions(decompressed(bytes, reference))
   try {
     const first = await nextHeader(tar)
     if (first?.name.kind !== 'manifest') throw malformed('does not begin with release.json')
@@ -142,7 +143,7 @@ function isZero(bytes: Buffer): boolean {
 }
 
 /** What one zstd frame holds. The bytes of the source are taken no faster than the result is. */
-async function* decompressed(bytes: AsyncIterable<Uint8Array>): AsyncGenerator<Buffer> {
+async function* decompressed(bytes: AsyncIterable<Uint8Array>, reference?: Uint8Array): AsyncGenerator<Buffer> {
   let sent = 0
   let produced = 0
   let sourceError: { error: unknown } | undefined
@@ -163,7 +164,7 @@ async function* decompressed(bytes: AsyncIterable<Uint8Array>): AsyncGenerator<B
     chunkSize: CHUNK_BYTES,
     highWaterMark: CHUNKS_IN_FLIGHT * CHUNK_BYTES,
     rejectGarbageAfterEnd: true,
-    params: { [constants.ZSTD_d_windowLogMax]: MAX_WINDOW_LOG },
+    ...decompression(reference),
   }
   const zstd = createZstdDecompress(options)
   // The callback is there because pipeline asks for one: an error of either side also comes out of the loop below.

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { pipeline, type Writable } from 'node:stream'
-import { constants, createZstdCompress } from 'node:zlib'
+import { createZstdCompress } from 'node:zlib'
 import {
   BLOCK_BYTES,
   type BundleObject,
@@ -15,8 +15,8 @@ import {
   paddingBytes,
   recipeName,
   signatureName,
-  ZSTD_LEVEL,
 } from './bundle.ts'
+import { compression } from './difference.ts'
 import { Failure } from './failure.ts'
 import { MAX_MANIFEST_BYTES } from './manifest.ts'
 
@@ -25,6 +25,8 @@ export interface BundleParts {
   manifest: string
   signatures: string[]
   objects: AsyncIterable<BundleObject> | Iterable<BundleObject>
+  /** A text the reader has too: see difference.ts. Not for a bundle that is to stand alone. */
+  reference?: Uint8Array | undefined
 }
 
 const ZEROS = Buffer.alloc(BLOCK_BYTES)
@@ -38,7 +40,7 @@ export async function* bundleBytes(parts: BundleParts): AsyncGenerator<Buffer> {
   const options = {
     chunkSize: CHUNK_BYTES,
     highWaterMark: CHUNKS_IN_FLIGHT * CHUNK_BYTES,
-    params: { [constants.ZSTD_c_compressionLevel]: ZSTD_LEVEL },
+    ...compression(parts.reference),
   }
   const zstd = createZstdCompress(options)
   // The callback is there because pipeline asks for one: an error of either side also comes out of the loop below.

@@ -44,6 +44,7 @@ export const FAILURES = {
   object_unexpected: { status: 422, exit: 3 },
   object_missing: { status: 422, exit: 3 },
   basis_missing: { status: 409, exit: 3 },
+  reference_unknown: { status: 409, exit: 3 },
   limit_exceeded: { status: 413, exit: 3 },
   command_refused: { status: 422, exit: 3 },
   disk_full: { status: 507, exit: 3 },

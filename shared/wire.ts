@@ -9,6 +9,8 @@ export type { PruneAnswer, ReleaseEntry, ReleaseState } from './wire-releases.ts
 export const DEFAULT_PORT = 7433
 export const RELEASE_NAMESPACE = 'tarmac-release'
 export const VERSION_HEADER = 'tarmac-version'
+/** On a bundle: sha256 of the release.json it is written on, see difference.ts. */
+export const REFERENCE_HEADER = 'tarmac-reference'
 
 export const paths = {
   status: '/v1/status',

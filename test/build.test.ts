@@ -74,7 +74,7 @@ test('an older Node says what is needed in one line, even when the program uses 
   if (old === undefined) return t.skip('no node older than 24 in /usr/bin or /usr/local/bin')
   await assert.rejects(run(old.path, [join(root, 'dist/program')]), {
     code: 2,
-    stderr: `program needs Node 24 or newer, this is ${old.version}\n`,
+    stderr: `program needs Node 24.6 or newer, this is ${old.version}\n`,
   })
 })
 

@@ -2,8 +2,8 @@ import type { IncomingMessage } from 'node:http'
 import type { Context } from 'hono'
 import { type BundleEntry, readBundle } from '../../shared/bundle-read.ts'
 import { Failure } from '../../shared/failure.ts'
-import type { AppName } from '../../shared/names.ts'
-import type { MissingAnswer } from '../../shared/wire.ts'
+import { type AppName, isSha256 } from '../../shared/names.ts'
+import { type MissingAnswer, REFERENCE_HEADER } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { DEFAULTS } from '../config.ts'
 import { proveManifest } from '../deploy/admit.ts'
@@ -12,6 +12,7 @@ import { surveyOf } from '../deploy/damage.ts'
 import { admit, alreadyRunning, rollOut } from '../deploy/deploy.ts'
 import { busyFailure } from '../deploy/operations.ts'
 import { checkRoom } from '../deploy/room.ts'
+import { releaseTextOf } from '../state/release-store.ts'
 import { readSigners } from '../state/signers.ts'
 import type { Identity } from './identity.ts'
 import { answerWithLines } from './lines.ts'
@@ -19,7 +20,7 @@ import { notTooSlow } from './upload-rate.ts'
 
 /** What the agent lacks of a release, and every early no: policy, disk, busy. Takes a bundle without objects. */
 export async function missing(agent: Agent, app: AppName, c: Context): Promise<Response> {
-  const bundle = bundleOf(c)
+  const bundle = bundleOf(agent, app, c)
   try {
     const policy = { app, signers: readSigners(agent.layout), now: new Date() }
     const { proved, first } = await proveManifest(bundle, policy)
@@ -50,8 +51,8 @@ export async function missing(agent: Agent, app: AppName, c: Context): Promise<R
 
 export async function push(agent: Agent, app: AppName, identity: Identity, c: Context): Promise<Response> {
   const maxGapMs = maxGapOf(c.req.query('maxGapMs'))
+  const bundle = bundleOf(agent, app, c)
   const { operation, end } = agent.operations.begin({ app, kind: 'push', who: identity.who })
-  const bundle = bundleOf(c)
   try {
     const proved = await admit(agent, app, bundle)
     return await answerWithLines(c, agent.log, (report) =>
@@ -72,8 +73,25 @@ function maxGapOf(text: string | undefined): number | undefined {
 }
 
 /** The raw request, not Hono's body: it is streamed, never held, and a cut connection throws where it is read. */
-function bundleOf(c: Context): AsyncGenerator<BundleEntry> {
+function bundleOf(agent: Agent, app: AppName, c: Context): AsyncGenerator<BundleEntry> {
+  const reference = referenceOf(agent, app, c.req.header(REFERENCE_HEADER))
   const incoming = c.env.incoming as IncomingMessage
   // A refusal must still be answered: leaving the loop must not close the connection.
-  return readBundle(notTooSlow(incoming.iterator({ destroyOnReturn: false }), DEFAULTS))
+  return readBundle(notTooSlow(incoming.iterator({ destroyOnReturn: false }), DEFAULTS), undefined, reference)
+}
+
+/** Of the same app alone: who may push it may know what it is made of. */
+function referenceOf(agent: Agent, app: AppName, digest: string | undefined): Buffer | undefined {
+  if (digest === undefined) return undefined
+  if (!isSha256(digest)) {
+    throw new Failure(
+      'request_refused',
+      `read request: ${REFERENCE_HEADER} ${JSON.stringify(digest.slice(0, 100))} is no sha256`,
+    )
+  }
+  const reference = releaseTextOf(agent.layout, app, digest)
+  if (reference) return reference
+  throw new Failure('reference_unknown', `push ${app}: no release here has a release.json of the digest ${digest}`, {
+    hint: 'push again: without it the whole manifest is sent',
+  })
 }

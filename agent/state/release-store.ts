@@ -2,7 +2,15 @@ import { lstatSync, readdirSync, readFileSync, readlinkSync, statSync } from 'no
 import { basename } from 'node:path'
 import { Failure, isErrno } from '../../shared/failure.ts'
 import type { Manifest } from '../../shared/manifest.ts'
-import { type AppName, isAppName, isReleaseId, type ReleaseId, releaseIdOf } from '../../shared/names.ts'
+import {
+  type AppName,
+  isAppName,
+  isReleaseId,
+  type ReleaseId,
+  releaseIdOf,
+  type Sha256,
+  sha256,
+} from '../../shared/names.ts'
 import { type Layout, REMOVED } from './layout.ts'
 
 // What lies on the disk. A release directory exists whole or not at all (see assemble.ts), so being there is enough.
@@ -112,6 +120,19 @@ export function readReleaseText(layout: Layout, app: AppName, id: ReleaseId): st
       hint: 'what is kept: tarmac releases',
       cause,
     })
+  }
+}
+
+/** The bytes of the release.json with this digest, when a release of the app has it: ids end in its first digits. */
+export function releaseTextOf(layout: Layout, app: AppName, digest: Sha256): Buffer | undefined {
+  const id = releasesOn(layout, app).find((id) => id.endsWith(`-${digest.slice(0, 8)}`))
+  if (id === undefined) return undefined
+  try {
+    const bytes = readFileSync(layout.manifestFile(app, id))
+    return sha256(bytes) === digest ? bytes : undefined
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return undefined
+    throw error
   }
 }
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -249,3 +249,19 @@ async function digestOf(chunks: AsyncIterable<Uint8Array>) {
   assert.ok(isSha256(hex))
   return hex
 }
+
+test('a manifest of 25,000 files on the one before takes some hundred bytes, and objects behind it no more than without', async () => {
+  const lines = Array.from({ length: 25_000 }, (_, index) => `{"path":"${index}","sha256":"${sha256(`${index}`)}"}`)
+  const reference = Buffer.from(lines.join(','))
+  const manifest = lines.with(12_345, `{"path":"12345","sha256":"${sha256('new')}"}`).join(',')
+  const on = await packed({ manifest, reference })
+  assert.ok(on.length < 1_000, `${on.length} bytes`)
+  const read = readBundle(inPieces(on, 100), undefined, reference)
+  assert.deepEqual((await read.next()).value, { kind: 'manifest', text: manifest })
+  assert.equal((await read.next()).done, true)
+
+  const objects = [objectOf(readFileSync(process.execPath).subarray(0, 4 * MEBIBYTE))]
+  const alone = await packed({ objects })
+  const behind = await packed({ manifest, reference, objects })
+  assert.ok(behind.length < alone.length * 1.01 + 1_000, `${behind.length} and ${alone.length} bytes`)
+})
