@@ -14,6 +14,8 @@ export type CaseName = 'first' | 'first-cold' | 'nothing' | 'push-5' | 'bump' | 
 export interface Case {
   name: CaseName
   title: string
+  /** For a plot, where the title is too long. */
+  short?: string
   trees: TreeName[]
   /** Undefined: all. */
   peers?: PeerName[]
@@ -42,6 +44,7 @@ export const CASES: Case[] = [
   {
     name: 'first-cold',
     title: 'first push, source not in the page cache',
+    short: 'first push, cold',
     trees: ['big'],
     fromNothing: true,
     before: ({ source }) => run(['vmtouch', '-q', '-e', source]),
@@ -65,6 +68,7 @@ export const CASES: Case[] = [
   {
     name: 'binary',
     title: '120 MB binary, 5 small edits and an insertion',
+    short: 'edited 120 MB',
     trees: ['binary'],
     edit: editBinary,
     measured: (peer) => peer.push(),
@@ -79,7 +83,7 @@ export const CASES: Case[] = [
   },
 ]
 
-function editFive(source: string, round: number): void {
+export function editFive(source: string, round: number): void {
   const files = filesIn(source).filter((file) => /\.[cm]?js$/.test(file))
   for (let index = 1; index < CHANGED_FILES; index++) {
     const file = files[Math.floor((files.length * index) / CHANGED_FILES)] ?? ''

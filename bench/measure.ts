@@ -22,7 +22,7 @@ export interface Sample {
 }
 
 /** Longer than the client's hash cache distrusts files that were just written (2 s): a checkout is older than its push. */
-const SETTLED_MS = 2_500
+export const SETTLED_MS = 2_500
 
 export interface Plan {
   tree: TreeName
@@ -31,22 +31,16 @@ export interface Plan {
   rounds: number
   peers(site: Site): Peer[]
   tell(text: string): void
-  /** What the link is made of, once it is there. */
-  linked(made: string): void
 }
 
 /** All samples of one tree on one link. The peers take turns within a round, and another one begins in each. */
 export async function measure(plan: Plan): Promise<Sample[]> {
   const { tell } = plan
   const site = await makeSite(plan.link)
-  plan.linked(site.link.made)
   const peers = plan.peers(site)
   const samples: Sample[] = []
   try {
-    rmSync(site.source, { recursive: true })
-    // `cp -a`: times stay, as they do in a checkout.
-    cpSync(await tree(plan.tree), site.source, { recursive: true, preserveTimestamps: true, verbatimSymlinks: true })
-    writeFileSync(join(site.source, ROUND_FILE), 'the first\n')
+    await become(site, plan.tree)
     for (const peer of peers) await peer.reset()
     await sleep(SETTLED_MS)
     let isPushed = false
@@ -71,6 +65,14 @@ export async function measure(plan: Plan): Promise<Sample[]> {
     await site.end()
   }
   return samples
+}
+
+/** The source is a copy of that tree from now on. */
+export async function become({ source }: Pick<Site, 'source'>, name: TreeName): Promise<void> {
+  rmSync(source, { recursive: true })
+  // `cp -a`: times stay, as they do in a checkout.
+  cpSync(await tree(name), source, { recursive: true, preserveTimestamps: true, verbatimSymlinks: true })
+  writeFileSync(join(source, ROUND_FILE), 'the first\n')
 }
 
 async function sampled(
@@ -110,7 +112,7 @@ async function secondRelease(peers: Peer[], site: Site): Promise<void> {
   await pushAll(peers, site)
 }
 
-function rotated<T>(all: T[], by: number): T[] {
+export function rotated<T>(all: T[], by: number): T[] {
   const from = by % all.length
   return [...all.slice(from), ...all.slice(0, from)]
 }

@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 
 // Starts the programs that are measured. A peer's command lines are what a user would type, so bash may read them.
 
@@ -8,13 +9,19 @@ const TIMEOUT_MS = 20 * 60_000
 export interface Ran {
   ms: number
   stdout: string
+  /** Its high-water mark, when it was watched. */
+  peakBytes?: number
 }
+
+/** A high-water mark only grows: what is missed is what came in the last moment. */
+const WATCH_MS = 20
 
 export interface Where {
   cwd?: string
   env?: NodeJS.ProcessEnv
   /** A network namespace of `ip netns`; undefined: the machine's own. */
   netns?: string | undefined
+  isWatched?: boolean
 }
 
 /** What starts `argv` in that network namespace. nsenter, since `ip netns exec` mounts a /sys for each start. */
@@ -23,7 +30,7 @@ export function within(netns: string | undefined, argv: string[]): string[] {
 }
 
 /** Runs to the end and tells how long it took. Rejects when it exits otherwise than with 0, with what it said. */
-export function run(argv: string[], { cwd, env, netns }: Where = {}): Promise<Ran> {
+export function run(argv: string[], { cwd, env, netns, isWatched = false }: Where = {}): Promise<Ran> {
   const [program = '', ...args] = within(netns, argv)
   const begun = performance.now()
   const child = spawn(program, args, {
@@ -33,6 +40,11 @@ export function run(argv: string[], { cwd, env, netns }: Where = {}): Promise<Ra
     timeout: TIMEOUT_MS,
     killSignal: 'SIGKILL',
   })
+  let peakBytes = 0
+  const watch = () => {
+    peakBytes = Math.max(peakBytes, memoryOf(child.pid ?? 0)?.peakBytes ?? 0)
+  }
+  const watching = isWatched ? setInterval(watch, WATCH_MS) : undefined
   let stdout = ''
   let stderr = ''
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
@@ -45,10 +57,27 @@ export function run(argv: string[], { cwd, env, netns }: Where = {}): Promise<Ra
     child.on('error', reject)
     child.on('close', (code, signal) => {
       const ms = performance.now() - begun
-      if (code === 0) return resolve({ ms, stdout })
+      clearInterval(watching)
+      if (code === 0) return resolve({ ms, stdout, ...(isWatched ? { peakBytes } : {}) })
       reject(new Error(`${argv.join(' ')}: ${signal ?? `exit ${code}`}: ${stderr.trim() || stdout.trim()}`))
     })
   })
+}
+
+export interface Memory {
+  residentBytes: number
+  peakBytes: number
+}
+
+/** Undefined for a process that is gone. */
+export function memoryOf(pid: number): Memory | undefined {
+  try {
+    const text = readFileSync(`/proc/${pid}/status`, 'utf8')
+    const bytes = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(text)?.[1] ?? 0) * 1_024
+    return { residentBytes: bytes('VmRSS'), peakBytes: bytes('VmHWM') }
+  } catch {
+    return undefined
+  }
 }
 
 /** A line of bash that fails when any part of a pipe does. */

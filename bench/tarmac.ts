@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { appendFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Peer } from './peers.ts'
 import { type Background, type Ran, run, shell, startBackground } from './programs.ts'
@@ -11,10 +11,10 @@ export const DIST = join(import.meta.dirname, '..', 'dist')
 /** No app of yours has this name, and so none has its user. */
 export const APP = `bench-${process.pid}`
 const AGENT_PORT = 7433
-/** On the machine itself that port may be an agent's. */
+/** On the machine itself those ports may be taken by an agent, and by an app. */
 const LOCAL_PORT = 20_000 + (process.pid % 10_000)
 
-/** A step of a push and the time since the one before, ms. */
+/** A step of a push and the time since its start, ms. */
 export interface Step {
   step: string
   ms: number
@@ -23,10 +23,19 @@ export interface Step {
 export interface Tarmac extends Peer {
   /** Types a client command in the project. */
   client(...argv: string[]): Promise<Ran>
+  /** The same, and tells the most memory it had. */
+  clientWatched(...argv: string[]): Promise<Ran>
+  onHost(...argv: string[]): Promise<Ran>
+  /** From now on the project is that app. */
+  become(app: string, toml?: string): void
   /** Of the last command that changed something. */
   steps(): Step[]
   agentPid(): number
   root: string
+  url: string
+  pin(): string
+  /** Where the agent tells its metrics. */
+  metricsUrl: string
 }
 
 export interface TarmacOptions {
@@ -36,35 +45,59 @@ export interface TarmacOptions {
   programs?: string
 }
 
-/** `settle = "0s"`: it counts as well as soon as it runs; looked at as often as may be. */
-const WORKER = `[services.worker]
+/** `settle = "0s"`: it counts as well as soon as it runs, which is looked at as often as may be. */
+export const workerToml = (name = 'worker') => `[services.${name}]
 command = "sleep infinity"
-[services.worker.health]
+[services.${name}.health]
 interval = "50ms"
 settle = "0s"
 `
 
-export function tarmac(site: Site, { toml = WORKER, programs = DIST }: TarmacOptions = {}): Tarmac {
+export function tarmac(site: Site, { toml = workerToml(), programs = DIST }: TarmacOptions = {}): Tarmac {
   const { link, env } = site
   const root = join(site.host, 'tarmac')
-  const listen = `${link.address}:${link.name === 'local' ? LOCAL_PORT : AGENT_PORT}`
+  const port = link.name === 'local' ? LOCAL_PORT : AGENT_PORT
+  const listen = `${link.address}:${port}`
+  const metrics = `127.0.0.1:${port + 1}`
   const url = `https://${listen}`
+  const apps = new Set<string>()
+  let app = APP
+  let pin = ''
   let agent: Background | undefined
   let last: Step[] = []
-  const node = (program: string, argv: string[], netns: string | undefined) =>
-    run([process.execPath, join(programs, program), ...argv], { env, cwd: site.source, netns })
-  const client = (...argv: string[]) => node('tarmac', argv, link.clientNetns)
-  const onHost = (...argv: string[]) => node('tarmac-agent', [...argv, '--root', root], link.hostNetns)
+  const typed = (argv: string[], isWatched = false) =>
+    run([process.execPath, join(programs, 'tarmac'), ...argv], {
+      env,
+      cwd: site.source,
+      netns: link.clientNetns,
+      isWatched,
+    })
+  const onHost = (...argv: string[]) =>
+    run([process.execPath, join(programs, 'tarmac-agent'), ...argv, '--root', root], { env, netns: link.hostNetns })
   const stepped = async (...argv: string[]) => {
-    const ran = await client(...argv, '--json', '--yes')
+    const ran = await typed([...argv, '--json', '--yes'])
     last = stepsOf(ran.stdout)
     return ran
+  }
+  const become = (name: string, services = toml) => {
+    app = name
+    apps.add(name)
+    writeFileSync(
+      join(site.source, 'tarmac.toml'),
+      `app = "${app}"\n${services}[environments.bench]\nhosts = ["${url}"]\n`,
+    )
   }
   return {
     name: 'tarmac',
     does: 'tarmac push / rollback, with the start and the gate of a process in it',
     root,
-    client,
+    url,
+    metricsUrl: `http://${metrics}/metrics`,
+    pin: () => pin,
+    client: (...argv) => typed(argv),
+    clientWatched: (...argv) => typed(argv, true),
+    onHost,
+    become,
     steps: () => last,
     agentPid: () => agent?.pid ?? 0,
     async reset() {
@@ -73,24 +106,23 @@ export function tarmac(site: Site, { toml = WORKER, programs = DIST }: TarmacOpt
         rmSync(path, { recursive: true, force: true })
       }
       const made = await onHost('init', '--listen', listen)
-      const pin = /^pin (\S+)$/m.exec(made.stdout)?.[1] ?? ''
+      pin = /^pin (\S+)$/m.exec(made.stdout)?.[1] ?? ''
+      appendFileSync(join(root, 'etc', 'agent.toml'), `\n[metrics]\nlisten = "${metrics}"\n`)
       await onHost('signers', 'add', 'ann', readFileSync(`${site.keyFile}.pub`, 'utf8').trim())
       mkdirSync(join(site.home, '.config', 'tarmac'), { recursive: true })
       writeFileSync(join(site.home, '.config', 'tarmac', 'known_agents'), `${url} ${pin}\n`)
-      writeFileSync(
-        join(site.source, 'tarmac.toml'),
-        `app = "${APP}"\n${toml}[environments.bench]\nhosts = ["${url}"]\n`,
-      )
+      become(APP)
       const argv = [join(programs, 'tarmac-agent'), 'run', '--root', root, '--init', 'embedded']
       agent = await startBackground([process.execPath, ...argv], /"recovered"/, { env, netns: link.hostNetns })
     },
     push: () => stepped('push'),
     rollback: () => stepped('rollback'),
-    current: () => join(root, 'apps', APP, 'current', 'tree'),
+    current: () => join(root, 'apps', app, 'current', 'tree'),
     onDisk: () => root,
     async end() {
       await agent?.stop()
-      if (process.getuid?.() === 0) await shell(`userdel tarmac-${APP} || true`)
+      if (process.getuid?.() !== 0) return
+      for (const name of apps) await shell(`userdel tarmac-${name} || true`)
     },
   }
 }

@@ -5,13 +5,16 @@ import { bytesFromSeed } from './seeded.ts'
 
 // What is pushed: trees of installed packages, made once from lock files, and a few that are made up. Cases work on copies.
 
-export type TreeName = 'big' | 'small' | 'tiny' | 'binary'
+export type TreeName = 'big' | 'small' | 'tiny' | 'binary' | 'gigabyte' | `files-${number}`
 
 const CACHE = join(import.meta.dirname, '.cache', 'trees')
 export const BINARY_FILE = 'blob.bin'
 const BINARY_BYTES = 120_000_000
 const TINY_FILES = 60
-const TINY_FILE_BYTES = 2_000
+/** About what half of the files of installed packages have at most. */
+const MADE_UP_FILE_BYTES = 2_000
+const FILES_A_DIR = 50
+const GIGABYTE = { files: 8, fileBytes: 2 ** 27 }
 
 /** The tree's directory in the cache; never to be written to. */
 export async function tree(name: TreeName): Promise<string> {
@@ -20,7 +23,7 @@ export async function tree(name: TreeName): Promise<string> {
   const making = `${dir}.making`
   rmSync(making, { recursive: true, force: true })
   mkdirSync(making, { recursive: true })
-  await MAKERS[name](making)
+  await make(name, making)
   renameSync(making, dir)
   return dir
 }
@@ -37,19 +40,35 @@ export async function bumps(): Promise<string> {
   return dir
 }
 
-const MAKERS: Record<TreeName, (dir: string) => Promise<void>> = {
-  big: (dir) => install('big', dir),
-  small: (dir) => install('small', dir),
-  tiny: async (dir) => {
-    for (let index = 0; index < TINY_FILES; index++) {
-      writeFileSync(join(dir, `${index}.js`), bytesFromSeed(index, TINY_FILE_BYTES).toString('base64'))
-    }
-  },
-  // As incompressible as a program that was packed, beside a small app.
-  binary: async (dir) => {
-    cpSync(await tree('small'), dir, { recursive: true })
-    writeFileSync(join(dir, BINARY_FILE), bytesFromSeed(1, BINARY_BYTES))
-  },
+async function make(name: TreeName, dir: string): Promise<void> {
+  switch (name) {
+    case 'big':
+    case 'small':
+      return install(name, dir)
+    case 'tiny':
+      return madeUp(dir, TINY_FILES)
+    case 'binary':
+      // As incompressible as a program that was packed, beside a small app.
+      cpSync(await tree('small'), dir, { recursive: true })
+      return writeFileSync(join(dir, BINARY_FILE), bytesFromSeed(1, BINARY_BYTES))
+    case 'gigabyte':
+      for (let file = 0; file < GIGABYTE.files; file++) {
+        writeFileSync(join(dir, `${file}.bin`), bytesFromSeed(file, GIGABYTE.fileBytes))
+      }
+      return
+    default:
+      return madeUp(dir, Number(name.slice('files-'.length)))
+  }
+}
+
+/** Text that compresses about as well as code does. */
+function madeUp(dir: string, files: number): void {
+  for (let file = 0; file < files; file++) {
+    const below = join(dir, 'lib', String(Math.floor(file / FILES_A_DIR)))
+    mkdirSync(below, { recursive: true })
+    const half = bytesFromSeed(file, MADE_UP_FILE_BYTES / 4).toString('hex')
+    writeFileSync(join(below, `${file}.js`), `${half}\n${half}\n`)
+  }
 }
 
 async function install(name: 'big' | 'small' | 'bumps', dir: string): Promise<void> {

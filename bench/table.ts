@@ -1,43 +1,27 @@
-import { readFileSync } from 'node:fs'
-import { availableParallelism, cpus, release, totalmem } from 'node:os'
 import Table from 'cli-table3'
 import prettyBytes from 'pretty-bytes'
 import { CASES, type CaseName } from './cases.ts'
 import type { LinkName } from './link.ts'
 import type { Sample } from './measure.ts'
 import type { PeerName } from './peers.ts'
-import { run } from './programs.ts'
 import type { TreeName } from './trees.ts'
 
 // What was measured, for people and for programs.
+
+export interface Median {
+  ms: number
+  bytes: number | undefined
+  rounds: number
+  /** Of Tarmac: from the release assembled to the new process serving. */
+  switchMs?: number
+}
 
 /** Medians of one case for all peers. */
 export interface Row {
   tree: TreeName
   link: LinkName
   case: CaseName
-  peers: Partial<Record<PeerName, { ms: number; bytes: number | undefined; rounds: number }>>
-}
-
-export interface Machine {
-  cores: number
-  cpu: string
-  memoryBytes: number
-  kernel: string
-  fileSystem: string
-  node: string
-}
-
-export async function machine(dir: string): Promise<Machine> {
-  const { stdout } = await run(['stat', '-f', '-c', '%T', dir])
-  return {
-    cores: availableParallelism(),
-    cpu: cpus()[0]?.model ?? '?',
-    memoryBytes: totalmem(),
-    kernel: release(),
-    fileSystem: stdout.trim(),
-    node: process.version,
-  }
+  peers: Partial<Record<PeerName, Median>>
 }
 
 export function median(values: number[]): number {
@@ -64,10 +48,20 @@ export function rowsOf(samples: Sample[]): Row[] {
         ms: median(of.map(({ ms }) => ms)),
         bytes: bytes.length === 0 ? undefined : median(bytes),
         rounds: of.length,
+        ...switchOf(of),
       }
     }
   }
   return [...rows.values()]
+}
+
+function switchOf(samples: Sample[]): { switchMs?: number } {
+  const switches = samples.flatMap(({ steps = [] }) => {
+    const at = (name: string) => steps.find(({ step }) => step === name)?.ms
+    const switched = at('switched')
+    return switched === undefined ? [] : [switched - (at('assembled') ?? 0)]
+  })
+  return switches.length === 0 ? {} : { switchMs: median(switches) }
 }
 
 /** A line a case: each peer's median, how often Tarmac's time goes into it, and what went over the wire. */
@@ -81,7 +75,8 @@ export function table(rows: Row[]): string {
       if (peer === undefined) return '–'
       const ratio = name === 'tarmac' || ours === undefined ? '' : `  ×${(ours / peer.ms).toFixed(2)}`
       const bytes = peer.bytes === undefined ? '' : `\n${prettyBytes(peer.bytes)}`
-      return `${shownMs(peer.ms)}${ratio}${bytes}`
+      const switched = peer.switchMs === undefined ? '' : `\nswitch ${shownMs(peer.switchMs)}`
+      return `${shownMs(peer.ms)}${ratio}${bytes}${switched}`
     })
     const title = CASES.find(({ name }) => name === row.case)?.title ?? row.case
     output.push([row.tree, row.link, title, ...cells])
@@ -91,9 +86,4 @@ export function table(rows: Row[]): string {
 
 export function shownMs(ms: number): string {
   return ms < 1_000 ? `${Math.round(ms)} ms` : `${(ms / 1_000).toFixed(2)} s`
-}
-
-/** The load of others, who make every figure worse: told, so that nobody wonders. */
-export function loadAverage(): string {
-  return readFileSync('/proc/loadavg', 'utf8').split(' ').slice(0, 3).join(' ')
 }
