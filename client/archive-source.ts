@@ -33,7 +33,9 @@ export async function archiveSource(file: string, options: { tmpDir?: string } =
         ? { projectToml: textOf(spool.read(placeOf(project), project.size, Buffer.alloc(project.size))) }
         : {}),
       objects: (wanted) =>
-        wantedObjects(entries, wanted, (entry, scratch) => spool.read(placeOf(entry), entry.size, scratch)),
+        wantedObjects(entries, wanted, (entry, scratch, from) =>
+          spool.read(placeOf(entry) + from, entry.size - from, scratch),
+        ),
       close: spool.close,
     }
   } catch (error) {

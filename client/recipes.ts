@@ -25,7 +25,7 @@ export async function planRecipes(
   if (basisOf.size === 0) return recipes
   for await (const object of source.objects(new Set(basisOf.keys()))) {
     const basis = basisOf.get(object.sha256)
-    if (basis === undefined) continue
+    if (basis === undefined || !isSliceable(object)) continue
     const recipe = planRecipe(await chunksOf(object), basis)
     if (addedBytes(recipe) <= object.size * (1 - MIN_SAVED)) recipes.set(object.sha256, recipe)
   }
@@ -50,17 +50,23 @@ export async function* asRecipes(
 ): AsyncGenerator<BundleObject> {
   for await (const object of objects) {
     const recipe = recipes.get(object.sha256)
-    yield recipe === undefined ? object : recipeObject(object, recipe)
+    yield recipe === undefined || !isSliceable(object) ? object : recipeObject(object, recipe)
   }
 }
 
-function recipeObject(object: BundleObject, recipe: Recipe): BundleObject {
+type Sliceable = Required<Pick<BundleObject, 'openAt'>> & BundleObject
+
+function isSliceable(object: BundleObject): object is Sliceable {
+  return object.openAt !== undefined
+}
+
+function recipeObject(object: Sliceable, recipe: Recipe): BundleObject {
   const head = recipeHead(recipe)
   return {
     ...object,
     recipe: true,
     size: head.length + addedBytes(recipe),
-    async *open() {
+    *open() {
       yield head
       yield* added(object, recipe)
     },
@@ -73,22 +79,20 @@ export function isAboutRecipes(error: unknown): error is Failure {
 }
 
 /** Of the content, what the recipe does not take of the basis. */
-async function* added(object: BundleObject, { steps }: Recipe): AsyncGenerator<Uint8Array> {
-  const runs = steps
-    .flatMap(({ copied, added }) => [
-      { left: copied, isNew: false },
-      { left: added, isNew: true },
-    ])
-    .values()
-  let run = runs.next()
-  for await (const portion of object.open()) {
-    for (let at = 0; at < portion.length; ) {
-      while (!run.done && run.value.left === 0) run = runs.next()
-      if (run.done) return
-      const some = portion.subarray(at, at + run.value.left)
-      if (run.value.isNew) yield some
-      run.value.left -= some.length
-      at += some.length
-    }
+function* added({ openAt }: Sliceable, { steps }: Recipe): Generator<Uint8Array> {
+  let at = 0
+  for (const { copied, added } of steps) {
+    at += copied
+    yield* slice(added > 0 ? openAt(at) : [], added)
+    at += added
+  }
+}
+
+function* slice(portions: Iterable<Uint8Array>, bytes: number): Generator<Uint8Array> {
+  let left = bytes
+  for (const portion of portions) {
+    yield portion.subarray(0, left)
+    left -= portion.length
+    if (left <= 0) return
   }
 }

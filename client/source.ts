@@ -30,15 +30,19 @@ export interface Source {
 export const PORTION_BYTES = 1024 * 1024
 
 /**
- * A file's content. With `scratch`, every portion lies in it, and the next one overwrites it.
+ * A file's content, from byte `from` on. With `scratch`, every portion lies in it, and the next one overwrites it.
  * Throws `source_invalid`; never follows a link that took the file's place.
  */
-export function* fileBytes(file: string, scratch: Buffer = Buffer.allocUnsafeSlow(PORTION_BYTES)): Generator<Buffer> {
+export function* fileBytes(
+  file: string,
+  scratch: Buffer = Buffer.allocUnsafeSlow(PORTION_BYTES),
+  from = 0,
+): Generator<Buffer> {
   let fd: number | undefined
   try {
     fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW)
-    for (;;) {
-      const bytes = readSync(fd, scratch)
+    for (let at = from; ; at += scratch.length) {
+      const bytes = readSync(fd, scratch, 0, scratch.length, at)
       if (bytes > 0) yield scratch.subarray(0, bytes)
       // A regular file gives less than was asked for at its end only: no second call for the many small ones.
       if (bytes < scratch.length) return
@@ -92,18 +96,19 @@ export function lookAlikes(paths: Iterable<string>): string[] {
   return warnings
 }
 
-/** The wanted objects of these entries, of equal files the first; `open` gives a file's content, in portions that may lie in `scratch`. */
+/** The wanted objects of these entries, of equal files the first; `open` gives a file's content from a place on, in portions that may lie in `scratch`. */
 export async function* wantedObjects(
   entries: Entry[],
   wanted: ReadonlySet<Sha256>,
-  open: (entry: FileEntry, scratch: Buffer) => Iterable<Buffer>,
+  open: (entry: FileEntry, scratch: Buffer, from: number) => Iterable<Buffer>,
 ): AsyncGenerator<BundleObject> {
   const left = new Set(wanted)
   const scratch = Buffer.allocUnsafeSlow(PORTION_BYTES)
   for (const entry of entries) {
     if (!isFile(entry) || !left.delete(entry.sha256)) continue
     const { sha256, size, path } = entry
-    yield { sha256, size, path, open: () => open(entry, scratch) }
+    const openAt = (from: number) => open(entry, scratch, from)
+    yield { sha256, size, path, open: () => openAt(0), openAt }
   }
   checkAllFound(left)
 }

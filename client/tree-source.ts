@@ -33,7 +33,8 @@ export async function treeSource(dir: string, options: TreeOptions): Promise<Sou
     entries,
     warnings: walked.warnings,
     ...(projectToml === undefined ? {} : { projectToml }),
-    objects: (wanted) => wantedObjects(entries, wanted, ({ path }, scratch) => fileBytes(join(dir, path), scratch)),
+    objects: (wanted) =>
+      wantedObjects(entries, wanted, ({ path }, scratch, from) => fileBytes(join(dir, path), scratch, from)),
     close: () => {},
   }
 }

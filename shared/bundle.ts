@@ -43,6 +43,8 @@ export interface BundleObject {
   recipe?: true
   /** Gives the content. A buffer may be used again when the next one is asked for. */
   open(): AsyncIterable<Uint8Array> | Iterable<Uint8Array>
+  /** The same from this byte on, where the source can go to a place. */
+  openAt?(from: number): Iterable<Uint8Array>
 }
 
 export function signatureName(index: number): string {
