@@ -30,6 +30,7 @@ import { watchLoops } from './watch/loops.ts'
 import { createMetrics } from './watch/metrics.ts'
 import { newsOfChange } from './watch/news.ts'
 import { createNotifier } from './watch/notify.ts'
+import { restAfterChanges } from './watch/rest.ts'
 import { watchStore } from './watch/scrub.ts'
 
 /** Config → Agent value → recover → listen → wait for a signal. Resolves when all of it has ended. */
@@ -51,6 +52,7 @@ export async function serve(overrides: Overrides): Promise<void> {
   )
   const notifier = createNotifier(config.webhook, log)
   const operations = createOperations()
+  const rest = restAfterChanges(operations)
   const agent: Agent = Object.freeze({
     config,
     layout: config.layout,
@@ -65,6 +67,7 @@ export async function serve(overrides: Overrides): Promise<void> {
       if (news !== undefined) notifier.tell(news)
       void disk.look()
       spares.renew(change.app)
+      rest.changeEnded()
     },
     tell: notifier.tell,
     pin: tls.pin,
