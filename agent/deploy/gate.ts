@@ -11,6 +11,8 @@ import { order } from './control-socket.ts'
 const LOOPBACKS = ['127.0.0.1', '::1'] as const
 /** What passed a rehearsal only has to show that it starts a second time. */
 const REHEARSED_SETTLE_MS = 1_000
+/** Most apps are there after a tenth of a second: the first looks are close together, each next one twice as far away. */
+const FIRST_LOOK_MS = 20
 /** One answer may take so long before the next question is asked. */
 const PROBE_TIMEOUT_MS = 5_000
 
@@ -37,7 +39,7 @@ export class NotHealthy extends Error {
 
 /**
  * Waits until the unit is healthy: it answers `health.path`, or, with no path, stays up for `health.settleMs` (with
- * its port open, when it has one). Throws NotHealthy when init gave up or `health.timeoutMs` is over.
+ * its port open, when it has one). Looks at once, then ever less often down to `health.intervalMs`. Throws NotHealthy when init gave up or `health.timeoutMs` is over.
  */
 export async function awaitHealthy(
   init: InitSystem,
@@ -50,6 +52,7 @@ export async function awaitHealthy(
   const answers = spec.health.path !== undefined && door !== 'shared'
   const deadline = Date.now() + spec.health.timeoutMs
   let why = 'it was not seen running'
+  let pauseMs = FIRST_LOOK_MS
   let upSince: { since: string | undefined; at: number } | undefined
   for (;;) {
     const facts = await init.facts(unit)
@@ -76,7 +79,8 @@ export async function awaitHealthy(
     if (Date.now() >= deadline) {
       throw new NotHealthy(unit, facts, `not healthy within ${spec.health.timeoutMs / 1000} s: ${why}`)
     }
-    await sleep(spec.health.intervalMs)
+    await sleep(Math.min(pauseMs, spec.health.intervalMs))
+    pauseMs *= 2
   }
 }
 
