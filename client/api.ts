@@ -2,17 +2,19 @@ import type { Readable } from 'node:stream'
 import type { ReadableStream } from 'node:stream/web'
 import { Failure, failureFrom, reasonOf } from '../shared/failure.ts'
 import type { LedgerReport } from '../shared/ledger-report.ts'
-import type { AppName, ReleaseId } from '../shared/names.ts'
+import type { AppName, ReleaseId, Sha256 } from '../shared/names.ts'
 import type { EnvAnswer, VariableChange } from '../shared/variables.ts'
 import {
   type AgentStatus,
   type DeployEntry,
+  type KnownAnswer,
   type Line,
   type LogAnswer,
   type LogLine,
   type MissingAnswer,
   type PruneAnswer,
   paths,
+  REFERENCE_HEADER,
   type ReleaseEntry,
 } from '../shared/wire.ts'
 import type { DoctorAnswer } from '../shared/wire-doctor.ts'
@@ -20,7 +22,8 @@ import { type Connection, lost } from './connection.ts'
 
 // A function per route. What comes back is the agent's word for it; strings in it are escaped where they are printed.
 
-const BUNDLE_TYPE = 'application/vnd.tarmac.bundle'
+const JSON_TYPE = { 'content-type': 'application/json' }
+const BUNDLE_TYPE = { 'content-type': 'application/vnd.tarmac.bundle' }
 /** A step with a receipt of 40 long lines is far below. */
 const MAX_LINE_CHARS = 4 * 1024 * 1024
 
@@ -29,29 +32,47 @@ export async function status(connection: Connection, app: AppName | undefined): 
   return (await json(connection, 'GET', `${paths.status}${query}`)) as AgentStatus
 }
 
+/** Whether this content runs there already, and a bundle may be written on this reference. */
+export async function known(
+  connection: Connection,
+  app: AppName,
+  asked: { content: Sha256; reference: Sha256 | undefined },
+): Promise<KnownAnswer> {
+  const body = { text: JSON.stringify(asked), headers: JSON_TYPE }
+  return (await json(connection, 'POST', paths.known(app), body)) as KnownAnswer
+}
+
 /** `withBases`: it is also to say what it has that is much like big ones it lacks. */
 export async function missing(
   connection: Connection,
   app: AppName,
-  { head, withBases }: { head: AsyncIterable<Buffer>; withBases: boolean },
+  { head, withBases, reference }: { head: AsyncIterable<Buffer>; withBases: boolean; reference: Sha256 | undefined },
 ): Promise<MissingAnswer> {
-  return (await json(connection, 'POST', `${paths.missing(app)}${withBases ? '?bases=1' : ''}`, head)) as MissingAnswer
+  const path = `${paths.missing(app)}${withBases ? '?bases=1' : ''}`
+  return (await json(connection, 'POST', path, { stream: head, headers: bundleHeaders(reference) })) as MissingAnswer
 }
 
 /** `maxGapMs`: a longer gap in the switch fails the push. */
 export function push(
   connection: Connection,
   app: AppName,
-  { bundle, maxGapMs }: { bundle: AsyncIterable<Buffer>; maxGapMs: number | undefined },
+  sent: { bundle: AsyncIterable<Buffer>; maxGapMs: number | undefined; reference: Sha256 | undefined },
 ): AsyncGenerator<Line> {
+  const { bundle, maxGapMs, reference } = sent
   const query = maxGapMs === undefined ? '' : `?maxGapMs=${maxGapMs}`
-  return lines(connection, 'POST', `${paths.releases(app)}${query}`, { stream: bundle, type: BUNDLE_TYPE })
+  const body = { stream: bundle, headers: bundleHeaders(reference) }
+  return lines(connection, 'POST', `${paths.releases(app)}${query}`, body)
+}
+
+/** What a bundle was written on, if anything, is said beside it. */
+function bundleHeaders(reference: Sha256 | undefined): Record<string, string> {
+  return { ...BUNDLE_TYPE, ...(reference === undefined ? {} : { [REFERENCE_HEADER]: reference }) }
 }
 
 export function rollback(connection: Connection, app: AppName, release: ReleaseId | undefined): AsyncGenerator<Line> {
   return lines(connection, 'POST', paths.rollback(app), {
     text: JSON.stringify(release === undefined ? {} : { release }),
-    type: 'application/json',
+    headers: JSON_TYPE,
   })
 }
 
@@ -60,11 +81,11 @@ export function control(
   verb: 'restart' | 'stop' | 'start',
   app: AppName,
 ): AsyncGenerator<Line> {
-  return lines(connection, 'POST', paths[verb](app), { text: '', type: 'application/json' })
+  return lines(connection, 'POST', paths[verb](app), { text: '', headers: JSON_TYPE })
 }
 
 export function prune(connection: Connection, app: AppName): AsyncGenerator<Line> {
-  return lines(connection, 'POST', paths.prune(app), { text: '', type: 'application/json' })
+  return lines(connection, 'POST', paths.prune(app), { text: '', headers: JSON_TYPE })
 }
 
 export async function explainPrune(connection: Connection, app: AppName): Promise<PruneAnswer> {
@@ -76,12 +97,12 @@ export async function env(connection: Connection, app: AppName): Promise<EnvAnsw
 }
 
 export function changeEnv(connection: Connection, app: AppName, change: VariableChange): AsyncGenerator<Line> {
-  return lines(connection, 'POST', paths.env(app), { text: JSON.stringify(change), type: 'application/json' })
+  return lines(connection, 'POST', paths.env(app), { text: JSON.stringify(change), headers: JSON_TYPE })
 }
 
 /** Keeps a release whatever comes after it, or lets it go again. */
 export async function hold(connection: Connection, app: AppName, asked: { release: ReleaseId; held: boolean }) {
-  const answer = await connection.request('POST', paths.hold(app), JSON.stringify(asked), 'application/json')
+  const answer = await connection.request('POST', paths.hold(app), JSON.stringify(asked), JSON_TYPE)
   await answer.body.dump()
 }
 
@@ -121,13 +142,15 @@ export async function* logs(connection: Connection, app: AppName, asked: LogsAsk
   }
 }
 
-async function json(
-  connection: Connection,
-  method: 'GET' | 'POST',
-  path: string,
-  stream?: AsyncIterable<Buffer>,
-): Promise<unknown> {
-  const answer = await connection.request(method, path, stream as Readable | undefined, stream && BUNDLE_TYPE)
+type Body = { headers: Record<string, string> } & ({ stream: AsyncIterable<Buffer> } | { text: string })
+
+/** undici takes any iterable; its types know of streams alone. */
+function sentOf(body: Body | undefined): string | Readable | undefined {
+  return body === undefined ? undefined : 'text' in body ? body.text : (body.stream as unknown as Readable)
+}
+
+async function json(connection: Connection, method: 'GET' | 'POST', path: string, body?: Body): Promise<unknown> {
+  const answer = await connection.request(method, path, sentOf(body), body?.headers)
   try {
     return await answer.body.json()
   } catch (cause) {
@@ -135,12 +158,7 @@ async function json(
   }
 }
 
-async function* lines(
-  connection: Connection,
-  method: 'POST',
-  path: string,
-  body: { type: string } & ({ stream: AsyncIterable<Buffer> } | { text: string }),
-): AsyncGenerator<Line> {
+async function* lines(connection: Connection, method: 'POST', path: string, body: Body): AsyncGenerator<Line> {
   let last: Line | undefined
   for await (const line of ndjson<Line>(connection, method, path, body)) {
     last = line
@@ -154,10 +172,9 @@ async function* ndjson<T>(
   connection: Connection,
   method: 'GET' | 'POST',
   path: string,
-  body?: { type: string } & ({ stream: AsyncIterable<Buffer> } | { text: string }),
+  body?: Body,
 ): AsyncGenerator<T> {
-  const sent = body === undefined ? undefined : 'text' in body ? body.text : (body.stream as unknown as Readable)
-  const answer = await connection.request(method, path, sent, body?.type)
+  const answer = await connection.request(method, path, sentOf(body), body?.headers)
   let rest = ''
   const text = new TextDecoder()
   try {

@@ -29,7 +29,7 @@ export interface Connection {
     method: 'GET' | 'POST',
     path: string,
     body?: Dispatcher.DispatchOptions['body'],
-    type?: string,
+    headers?: Record<string, string>,
   ): Promise<Dispatcher.ResponseData>
   close(): void
 }
@@ -86,13 +86,12 @@ function overSocket(
   return {
     host,
     pin,
-    async request(method, path, body, type) {
-      const headers = { authorization, ...(type === undefined ? {} : { 'content-type': type }) }
+    async request(method, path, body, headers) {
       const answer = await client
         .request({
           method,
           path,
-          headers,
+          headers: { authorization, ...headers },
           ...(body === undefined ? {} : { body }),
         })
         .catch((cause) => {

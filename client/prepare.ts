@@ -2,7 +2,8 @@ import { readFileSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import prettyBytes from 'pretty-bytes'
 import { Failure, isErrno } from '../shared/failure.ts'
-import { type Manifest, manifestText, normaliseManifest, parseManifest, type Signed } from '../shared/manifest.ts'
+import { contentOf, type Manifest, normaliseManifest, type Signed, writeManifest } from '../shared/manifest.ts'
+import type { AppName, Sha256 } from '../shared/names.ts'
 import { bundleSource } from './bundle-source.ts'
 import { type Context, openSigning, projectOf, type Signing } from './context.ts'
 import { PROJECT_FILE } from './ignore.ts'
@@ -12,16 +13,24 @@ import { runBuild, runProgram } from './run.ts'
 import type { Source } from './source.ts'
 import { treeSource } from './tree-source.ts'
 
-/** A release ready to travel: what was signed, who signed it, and where its contents are. */
-export interface Prepared {
+export interface Release {
   signed: Signed
   signatures: string[]
+}
+
+/** What is to be pushed, and where its contents are. */
+export interface Prepared {
+  app: AppName
+  /** Digest of what it is made of. A bundle has none: its signatures are for the host to judge, also when it runs. */
+  content: Sha256 | undefined
+  /** Made and signed when it is first asked for: a host that runs it already needs no signature of anybody. */
+  release(): Promise<Release>
   source: Source
   project: Project | undefined
   signing: Signing
 }
 
-/** Build, walk, hash, manifest, sign; or take all of that from a bundle packed before. Close the source when done. */
+/** Build, walk and hash; or take what was packed and signed before. Close the source when done. */
 export async function prepare(context: Context, path: string | undefined): Promise<Prepared> {
   const kind = path === undefined ? 'directory' : kindOf(path)
   if (kind === 'bundle' && path !== undefined) return preparedBundle(context, path)
@@ -30,16 +39,21 @@ export async function prepare(context: Context, path: string | undefined): Promi
   try {
     for (const warning of source.warnings) context.print.warn(warning)
     const signing = await openSigning(context)
-    const manifest = normaliseManifest({
-      format: 1,
-      ...project.head,
-      created: new Date().toISOString().replace(/\.\d+Z$/, 'Z'),
-      ...(await versionAndSource(context, project)),
-      files: source.entries,
-    } satisfies Manifest)
-    const text = manifestText(manifest)
-    const signed = parseManifest(text)
-    return { signed, signatures: [await signing.signRelease(text)], source, project, signing }
+    const files = source.entries
+    const head = (): Manifest => ({ format: 1, ...project.head, created: now(), files })
+    let made: Promise<Release> | undefined
+    const make = async (): Promise<Release> => {
+      const signed = writeManifest({ ...head(), ...(await versionAndSource(context, project)) })
+      return { signed, signatures: [await signing.signRelease(signed.text)] }
+    }
+    return {
+      app: project.app,
+      content: contentOf({ ...normaliseManifest({ ...head(), files: [] }), files }),
+      release: () => (made ??= make()),
+      source,
+      project,
+      signing,
+    }
   } catch (error) {
     source.close()
     throw error
@@ -49,8 +63,20 @@ export async function prepare(context: Context, path: string | undefined): Promi
 async function preparedBundle(context: Context, path: string): Promise<Prepared> {
   const source = await bundleSource(path)
   if (!source.signed) throw new Failure('bundle_malformed', `read ${path}: no signed release.json in it`)
-  // Signed when it was packed; the key is needed for the connection alone.
-  return { ...source.signed, source, project: projectOf(context), signing: await openSigning(context) }
+  const { signed, signatures } = source.signed
+  return {
+    app: signed.manifest.app,
+    content: undefined,
+    release: async () => ({ signed, signatures }),
+    source,
+    project: projectOf(context),
+    // For the connection alone.
+    signing: await openSigning(context),
+  }
+}
+
+function now(): string {
+  return new Date().toISOString().replace(/\.\d+Z$/, 'Z')
 }
 
 function kindOf(path: string): 'directory' | 'archive' | 'bundle' {

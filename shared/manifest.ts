@@ -9,6 +9,7 @@ import {
   releaseIdOf,
   type ServiceName,
   type Sha256,
+  sha256,
 } from './names.ts'
 import { orderedService, type ServiceSpec, serviceSchema, shortLine, whole } from './service-spec.ts'
 import { checkTree, quoted } from './tree.ts'
@@ -96,6 +97,13 @@ export function parseManifest(text: string): Signed {
 
 export function manifestText(manifest: Manifest): string {
   return JSON.stringify(manifest)
+}
+
+/** For who makes one: checked as any other, and written out. Throws as `parseManifest` does. */
+export function writeManifest(value: Manifest): Signed {
+  const manifest = normaliseManifest(value)
+  const text = manifestText(manifest)
+  return { manifest, text, id: releaseIdOf(manifest.created, text) }
 }
 
 /** Checks everything about a manifest and gives it back with its keys in the one order. */
@@ -196,10 +204,17 @@ export function isLink(entry: Entry): entry is LinkEntry {
   return 'link' in entry
 }
 
-/** What a release is made of, less when and from where: two pushes of one tree are equal in this. */
-export function contentOf(manifest: Manifest): string {
-  const { services, shared, keep, files } = manifest
-  return JSON.stringify({ services, shared, keep, files })
+/**
+ * Digest of what a release is made of, less when and from where: two pushes of one tree are equal in this. It is that of
+ * the end of release.json, from the first key of these on, so that to know it nobody need parse or write megabytes.
+ */
+export function contentOf({ services, shared, keep, files }: Omit<Manifest, 'created'>): Sha256 {
+  return sha256(JSON.stringify({ services, shared, keep, files }).slice(1))
+}
+
+/** The same, of the text. A string in it cannot say `"services":`: it would have a backslash before the second quote. */
+export function contentOfText(text: string): Sha256 {
+  return sha256(text.slice(text.indexOf('"services":')))
 }
 
 /** Digest → size of each different content. Throws `manifest_invalid` when one digest has two sizes. */

@@ -2,6 +2,14 @@ import type { ReleaseId, Sha256 } from './names.ts'
 
 // What crosses the wire before an upload. Everybody takes it from wire.ts.
 
+/** Answer of `known`: `{"content", "reference"?}`, two digests, goes up, this comes back. */
+export interface KnownAnswer {
+  /** The release of this content that runs already, and is whole: there is nothing to sign or to send. */
+  alreadyRunning: ReleaseId | null
+  /** Whether a bundle may be written on that reference: see difference.ts. */
+  reference: boolean
+}
+
 /** Answer of `missing`: a bundle without objects goes up, this comes back. */
 export interface MissingAnswer {
   release: ReleaseId

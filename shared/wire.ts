@@ -1,7 +1,7 @@
 import type { Code, Refusal } from './failure.ts'
 import type { AppName, ReleaseId, ServiceName, Slot } from './names.ts'
 
-export type { BasisAnswer, MissingAnswer } from './wire-push.ts'
+export type { BasisAnswer, KnownAnswer, MissingAnswer } from './wire-push.ts'
 export type { PruneAnswer, ReleaseEntry, ReleaseState } from './wire-releases.ts'
 
 // All that crosses between client and agent. Both sides import it; it imports neither.
@@ -14,6 +14,7 @@ export const REFERENCE_HEADER = 'tarmac-reference'
 
 export const paths = {
   status: '/v1/status',
+  known: (app: AppName) => `/v1/apps/${app}/known`,
   missing: (app: AppName) => `/v1/apps/${app}/missing`,
   releases: (app: AppName) => `/v1/apps/${app}/releases`,
   rollback: (app: AppName) => `/v1/apps/${app}/rollback`,

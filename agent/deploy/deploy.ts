@@ -1,12 +1,12 @@
 // The order of a deploy. This file knows every step and no detail; each step takes what the one before it returned.
 
 import type { BundleEntry } from '../../shared/bundle-read.ts'
-import { contentOf } from '../../shared/manifest.ts'
-import type { AppName, ReleaseId } from '../../shared/names.ts'
+import { contentOfText } from '../../shared/manifest.ts'
+import { type AppName, type ReleaseId, type Sha256, sha256 } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
 import { type Environment, environmentOfRelease, newestEnvironment, setNewestRevision } from '../state/env-revisions.ts'
 import type { Amount } from '../state/ledger-disk.ts'
-import { currentRelease, type Release, readRelease, sizeOf } from '../state/release-store.ts'
+import { currentRelease, type Release, readRelease, readReleaseText, sizeOf } from '../state/release-store.ts'
 import { readSigners } from '../state/signers.ts'
 import { type Proved, proveManifest, refuseNamesake, storeObjects, tidyRefused } from './admit.ts'
 import { assemble } from './assemble.ts'
@@ -162,10 +162,12 @@ function withOwnEnv({ layout }: Agent, release: Release): Outfit {
   return { release, env: environmentOfRelease(layout, release.manifest.app, release.id) }
 }
 
-/** The release of the same content that runs already, if any: pushing it again would change nothing. */
-export function alreadyRunning(agent: Agent, { signed }: Proved): ReleaseId | null {
-  const { app } = signed.manifest
+/** The release of this content that runs already, if any: pushing it again would change nothing. */
+export function alreadyRunning(agent: Agent, app: AppName, content: Sha256): ReleaseId | null {
   const current = currentRelease(agent.layout, app)
   if (current === null || agent.ledger.app(app).wanted !== current) return null
-  return contentOf(readRelease(agent.layout, app, current).manifest) === contentOf(signed.manifest) ? current : null
+  const text = readReleaseText(agent.layout, app, current)
+  // One that was changed on the disk is not what was pushed, wherever it was changed.
+  const isIntact = current.endsWith(sha256(text).slice(0, 8))
+  return isIntact && contentOfText(text) === content ? current : null
 }

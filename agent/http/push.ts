@@ -2,6 +2,7 @@ import type { IncomingMessage } from 'node:http'
 import type { Context } from 'hono'
 import { type BundleEntry, readBundle } from '../../shared/bundle-read.ts'
 import { Failure } from '../../shared/failure.ts'
+import { contentOfText } from '../../shared/manifest.ts'
 import { type AppName, isSha256 } from '../../shared/names.ts'
 import { type MissingAnswer, REFERENCE_HEADER } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
@@ -12,6 +13,7 @@ import { surveyOf } from '../deploy/damage.ts'
 import { admit, alreadyRunning, rollOut } from '../deploy/deploy.ts'
 import { busyFailure } from '../deploy/operations.ts'
 import { checkRoom } from '../deploy/room.ts'
+import { amongDamaged } from '../state/object-check.ts'
 import { releaseTextOf } from '../state/release-store.ts'
 import { readSigners } from '../state/signers.ts'
 import type { Identity } from './identity.ts'
@@ -31,7 +33,7 @@ export async function missing(agent: Agent, app: AppName, c: Context): Promise<R
     const survey = await surveyOf(agent, manifest)
     const { missing, damaged, lacking } = survey
     // What runs and lacks something is not what was pushed.
-    const running = missing.length === 0 ? alreadyRunning(agent, proved) : null
+    const running = missing.length === 0 ? alreadyRunning(agent, app, contentOfText(proved.signed.text)) : null
     // It is here in full: pushed again with --force it takes next to nothing, and that is checked then.
     if (running === null) await checkRoom(agent, proved, lacking)
     agent.asked.keep(app, { signed: proved.signed, survey })
@@ -39,7 +41,8 @@ export async function missing(agent: Agent, app: AppName, c: Context): Promise<R
     const answer: MissingAnswer = {
       release: id,
       missing,
-      damaged: damaged.length,
+      // Also what a push just before this question has found.
+      damaged: new Set([...damaged, ...amongDamaged(agent.layout, app, missing)]).size,
       ...(bases.length === 0 ? {} : { bases }),
       alreadyRunning: running,
     }

@@ -11,6 +11,7 @@ import { deploys, doctor, ledger, logs, pruneExplained, releases, status } from 
 import { control, held, pruned, rollback } from './control.ts'
 import { changeEnv, env } from './env.ts'
 import { type Identity, identify } from './identity.ts'
+import { known } from './known.ts'
 import { answerScrape } from './metrics.ts'
 import { missing, push } from './push.ts'
 import { respondTo } from './respond.ts'
@@ -35,6 +36,7 @@ export function routesOf(agent: Agent, metrics: Metrics): Hono<Env> {
 
   routes.get('/v1/status', (c) => status(agent, c))
   routes.get('/v1/metrics', (c) => answerScrape(metrics, c))
+  routes.post('/v1/apps/:app/known', (c) => known(agent, app(c), c))
   routes.post('/v1/apps/:app/missing', (c) => missing(agent, app(c), c))
   routes.post('/v1/apps/:app/releases', (c) => push(agent, app(c), c.var.identity, c))
   routes.get('/v1/apps/:app/releases', (c) => releases(agent, app(c), c))

@@ -101,6 +101,12 @@ export function removeDamaged(layout: Layout, app: AppName): void {
   }
 }
 
+/** Those of these contents that are aside. */
+export function amongDamaged(layout: Layout, app: AppName, digests: readonly Sha256[]): Sha256[] {
+  const aside = new Set(damagedOn(layout, app).map((name) => name.slice(0, 64)))
+  return digests.filter((digest) => aside.has(digest))
+}
+
 function damagedOn(layout: Layout, app: AppName): string[] {
   try {
     return readdirSync(layout.damagedDir(app))

@@ -10,10 +10,11 @@ import { prepare } from '../prepare.ts'
 /** A whole bundle for offline use: `tarmac push FILE` sends it, `tar --zstd -tf` lists it. */
 export async function pack(context: Context, path: string | undefined, options: { output?: string }): Promise<number> {
   const { print } = context
-  const { signed, signatures, source } = await prepare(context, path)
-  const file = options.output ?? `${signed.manifest.app}.tarmac`
+  const { app, release, source } = await prepare(context, path)
+  const file = options.output ?? `${app}.tarmac`
   const temporary = `${file}.${process.pid}.tmp`
   try {
+    const { signed, signatures } = await release()
     const objects = objectsOf(signed.manifest)
     const bundle = bundleBytes({ manifest: signed.text, signatures, objects: source.objects(new Set(objects.keys())) })
     let bytes = 0
@@ -32,7 +33,7 @@ export async function pack(context: Context, path: string | undefined, options: 
       print.value({
         file,
         release: signed.id,
-        app: signed.manifest.app,
+        app,
         bytes,
         objects: objects.size,
         files: signed.manifest.files.length,

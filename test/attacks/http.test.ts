@@ -321,6 +321,23 @@ test('names and numbers in a request are what they should be, or refused', async
     const answer = await rawRequest(world, eve, sent)
     assert.deepEqual([answer.status, answer.code], [status, code], `${body}: ${answer.body}`)
   }
+  const digest = 'a'.repeat(64)
+  const questions: [string, number, string | undefined][] = [
+    [`{"content":"${digest}"}`, 200, undefined],
+    [`{"content":"${digest}","reference":"${digest}"}`, 200, undefined],
+    [`{"reference":"${digest}"}`, 400, 'request_refused'],
+    [`{"content":"${digest.toUpperCase()}"}`, 400, 'request_refused'],
+    [`{"content":"${digest}","reference":"../release.json"}`, 400, 'request_refused'],
+    [`{"content":["${digest}"]}`, 400, 'request_refused'],
+    [`{"content":"${digest}","more":1}`, 400, 'request_refused'],
+    ['[]', 400, 'request_refused'],
+    ['', 400, 'request_refused'],
+  ]
+  for (const [body, status, code] of questions) {
+    const sent = { method: 'POST', target: '/v1/apps/shop/known', body: Buffer.from(body) }
+    const answer = await rawRequest(world, eve, sent)
+    assert.deepEqual([answer.status, answer.code], [status, code], `${body}: ${answer.body}`)
+  }
   assert.deepEqual(groundOf(world.root), before)
 })
 

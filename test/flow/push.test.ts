@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
-import { readdirSync, readlinkSync } from 'node:fs'
+import { readdirSync, readFileSync, readlinkSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { tempDir } from '../helpers/ssh.ts'
 import { makeWorld, projectText, restarting } from '../helpers/world.ts'
 
 test('a first push serves, a second of the same tree changes nothing, and --force makes a new release', async (t) => {
@@ -34,6 +35,40 @@ test('a push with five changed files sends five objects', async (t) => {
   assert.equal(exit, 0)
   assert.equal(summary.objectsSent, 5)
   assert.equal(summary.objectsReused, 36)
+})
+
+test('what runs already is not signed, and of what changed only the difference is sent, or all of it where there is none', async (t) => {
+  const bin = tempDir(t)
+  const signed = join(bin, 'signed')
+  const spy = `#!/bin/sh\necho "$@" >> '${signed}'\nPATH='${process.env.PATH}' exec ssh-keygen "$@"\n`
+  writeFileSync(join(bin, 'ssh-keygen'), spy, { mode: 0o755 })
+  const world = await makeWorld(t, { environment: { PATH: `${bin}:${process.env.PATH}` } })
+  const names = Array.from({ length: 400 }, (_, index) => `lib/file-${index}.txt`)
+  world.write(Object.fromEntries(names.map((name) => [name, name])))
+  const pushed = async () => {
+    rmSync(signed, { force: true })
+    const { exit, stdout, stderr } = await world.tarmac('push', '--json')
+    assert.equal(exit, 0, stderr)
+    const summary = JSON.parse(stdout.trim().split('\n').at(-1) ?? '') as Record<'bytesSent' | 'objectsSent', number>
+    return { ...summary, signatures: readFileSync(signed, 'utf8').match(/(?<=-n )\S+/g) }
+  }
+  const first = await pushed()
+  assert.ok(first.bytesSent > 15_000, `${first.bytesSent} bytes`)
+  assert.deepEqual((await pushed()).signatures, ['tarmac-session'])
+
+  world.write({ 'lib/file-7.txt': 'changed' })
+  const second = await pushed()
+  assert.deepEqual([second.objectsSent, second.signatures], [1, ['tarmac-session', 'tarmac-release']])
+  assert.ok(second.bytesSent < 1_500, `${second.bytesSent} bytes`)
+
+  const cache = join(world.dir, 'home/.cache/tarmac')
+  const [kept = ''] = readdirSync(cache).filter((name) => name.startsWith('release-'))
+  assert.equal(statSync(join(cache, kept)).mode & 0o777, 0o600)
+  writeFileSync(join(cache, kept), 'what no host has')
+  world.write({ 'lib/file-8.txt': 'changed too' })
+  const third = await pushed()
+  assert.equal(third.objectsSent, 1)
+  assert.ok(third.bytesSent > 15_000, `${third.bytesSent} bytes`)
 })
 
 test('a release that dies at its start beside the old one is given up, and the push exits 6: the old one serves on', async (t) => {

@@ -4,6 +4,7 @@ import fc from 'fast-check'
 import { type Code, Failure } from '../../shared/failure.ts'
 import {
   contentOf,
+  contentOfText,
   type Entry,
   manifestText,
   normaliseManifest,
@@ -387,6 +388,8 @@ test('what a release is made of is the same whenever and from wherever it was pa
     files: [file('a')],
   })
   assert.equal(contentOf(one), contentOf(later))
+  const spiteful = { ...later, version: '"services":{', source: { commit: '"services":', dirty: true } }
+  for (const release of [one, later, spiteful]) assert.equal(contentOfText(manifestText(release)), contentOf(one))
   assert.notEqual(contentOf(one), contentOf(normaliseManifest({ ...base, files: [{ ...file('a'), mode: '0755' }] })))
 })
 
