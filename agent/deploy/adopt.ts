@@ -30,7 +30,8 @@ export async function adopt(parts: Parts): Promise<void> {
   const { layout, ledger, log } = parts
   const { loss } = ledger
   // A ledger is new on a new host too; that it was lost shows by what is missing.
-  if (loss !== undefined)
+  if (loss !== undefined && loss.missing === 0 && appsOn(layout).length === 0) log.info('a new ledger')
+  else if (loss !== undefined)
     log[loss.missing > 0 ? 'error' : 'warn']({ code: loss.code, missing: loss.missing }, `ledger: ${loss.reason}`)
   for (const app of appsOn(layout)) {
     try {
