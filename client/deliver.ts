@@ -11,7 +11,7 @@ import { type Context, withConnection } from './context.ts'
 import { followChange, type Outcome } from './follow.ts'
 import type { Prepared, Release } from './prepare.ts'
 import { startProgress } from './progress.ts'
-import { asRecipes, isAboutRecipes, planRecipes } from './recipes.ts'
+import { asRecipes, beginChunks, isAboutRecipes, planRecipes } from './recipes.ts'
 import { openReferences, type Reference } from './references.ts'
 
 /**
@@ -62,7 +62,7 @@ async function sendRelease(
   try {
     const wanted = lackingIn(reference, release.signed.manifest)
     if (sizeOf(release.signed.manifest, wanted) > DIRECT_BYTES)
-      return await askAndSend(context, job, { release, reference })
+      return await askAndSend(context, job, { release, reference, likely: wanted })
     return await send(context, job, { release, reference, wanted, objects: job.prepared.source.objects(wanted) })
   } catch (error) {
     const isStale = error instanceof Failure && (error.code === 'reference_unknown' || error.code === 'object_missing')
@@ -77,7 +77,7 @@ async function sendRelease(
 async function askAndSend(
   context: Context,
   job: Delivery,
-  { release, reference }: { release: Release; reference?: Reference },
+  { release, reference, likely }: { release: Release; reference?: Reference; likely?: ReadonlySet<Sha256> },
 ): Promise<Outcome> {
   const { connection, prepared } = job
   const { signed, signatures } = release
@@ -85,12 +85,13 @@ async function askAndSend(
   const { host } = connection
   const head = bundleBytes({ manifest: signed.text, signatures, objects: [], reference: reference?.text })
   const withBases = source.signed === undefined
+  using chunking = beginChunks(source, withBases ? likely : undefined)
   const answer = await api.missing(connection, prepared.app, { head, withBases, reference: reference?.digest })
   if (answer.alreadyRunning !== null && !job.force) return alreadyRunning(context, job, answer.alreadyRunning)
   if (answer.damaged)
     context.print.warn(`${answer.damaged} of its contents were damaged on ${host.name}: they are sent again`)
   const wanted = new Set(answer.missing)
-  const recipes = await planRecipes(source, { wanted, bases: answer.bases ?? [] })
+  const recipes = await planRecipes(chunking, { wanted, bases: answer.bases ?? [] })
   const parts = { release, reference, wanted }
   try {
     return await send(context, job, { ...parts, objects: asRecipes(source.objects(wanted), recipes) })

@@ -2,7 +2,15 @@ import type { BundleObject } from '../shared/bundle.ts'
 import { type Chunk, Chunker } from '../shared/chunking.ts'
 import { Failure } from '../shared/failure.ts'
 import type { Sha256 } from '../shared/names.ts'
-import { addedBytes, type Basis, parseChunks, planRecipe, type Recipe, recipeHead } from '../shared/recipe.ts'
+import {
+  addedBytes,
+  type Basis,
+  MIN_RECIPE_BYTES,
+  parseChunks,
+  planRecipe,
+  type Recipe,
+  recipeHead,
+} from '../shared/recipe.ts'
 import type { BasisAnswer } from '../shared/wire.ts'
 import type { Source } from './source.ts'
 
@@ -11,9 +19,58 @@ import type { Source } from './source.ts'
 /** It must save so much: a whole object needs nothing of what lies on the host. */
 const MIN_SAVED = 0.25
 
-/** Reads these contents once, and gives a recipe for each that is worth it. */
+/** The chunks of a source's contents, each read once. */
+export interface Chunking extends Disposable {
+  of(objects: ReadonlySet<Sha256>): Promise<ReadonlyMap<Sha256, Chunk[]>>
+}
+
+/**
+ * Begins with the big ones of these at once: they are likely to be asked for, and while the agent cuts what it has, we
+ * have nothing else to do. Whatever is not asked for then is left.
+ */
+export function beginChunks(source: Source, likely: ReadonlySet<Sha256> = new Set()): Chunking {
+  const known = new Map<Sha256, Chunk[]>()
+  let wanted: ReadonlySet<Sha256> | undefined
+  const cut = async (objects: ReadonlySet<Sha256>) => {
+    if (objects.size === 0) return
+    for await (const object of source.objects(objects)) {
+      if (object.size <= MIN_RECIPE_BYTES) continue
+      const chunks = await chunksOf(object, () => wanted === undefined || wanted.has(object.sha256))
+      if (chunks !== undefined) known.set(object.sha256, chunks)
+    }
+  }
+  const early = cut(likely)
+  // It comes out of `of`, when somebody asks.
+  early.catch(() => {})
+  return {
+    async of(objects) {
+      wanted = objects
+      await early
+      await cut(new Set([...objects].filter((digest) => !known.has(digest))))
+      return known
+    },
+    [Symbol.dispose]() {
+      wanted = new Set()
+    },
+  }
+}
+
+/** Undefined as soon as it is not wanted. */
+async function chunksOf(object: BundleObject, isWanted: () => boolean): Promise<Chunk[] | undefined> {
+  const chunker = new Chunker()
+  const chunks: Chunk[] = []
+  for await (const portion of object.open()) {
+    if (!isWanted()) return undefined
+    chunks.push(...chunker.push(portion))
+    // For Ctrl-C, and for the other side of the connection.
+    await new Promise((next) => setImmediate(next))
+  }
+  return [...chunks, ...chunker.end()]
+}
+
+/** A recipe for each of these objects that is worth it. */
 export async function planRecipes(
-  source: Source,
+  chunking: Chunking,
   { wanted, bases }: { wanted: ReadonlySet<Sha256>; bases: readonly BasisAnswer[] },
 ): Promise<Map<Sha256, Recipe>> {
   const basisOf = new Map<Sha256, Basis>()
@@ -22,25 +79,14 @@ export async function planRecipes(
     for (const object of objects) if (wanted.has(object)) basisOf.set(object, parsed)
   }
   const recipes = new Map<Sha256, Recipe>()
-  if (basisOf.size === 0) return recipes
-  for await (const object of source.objects(new Set(basisOf.keys()))) {
-    const basis = basisOf.get(object.sha256)
-    if (basis === undefined || !isSliceable(object)) continue
-    const recipe = planRecipe(await chunksOf(object), basis)
-    if (addedBytes(recipe) <= object.size * (1 - MIN_SAVED)) recipes.set(object.sha256, recipe)
+  for (const [object, chunks] of await chunking.of(new Set(basisOf.keys()))) {
+    const basis = basisOf.get(object)
+    if (basis === undefined) continue
+    const recipe = planRecipe(chunks, basis)
+    const size = chunks.reduce((sum, { length }) => sum + length, 0)
+    if (addedBytes(recipe) <= size * (1 - MIN_SAVED)) recipes.set(object, recipe)
   }
   return recipes
-}
-
-async function chunksOf(object: BundleObject): Promise<Chunk[]> {
-  const chunker = new Chunker()
-  const chunks: Chunk[] = []
-  for await (const portion of object.open()) {
-    chunks.push(...chunker.push(portion))
-    // For Ctrl-C, and for the other side of the connection.
-    await new Promise((next) => setImmediate(next))
-  }
-  return [...chunks, ...chunker.end()]
 }
 
 /** The same objects, those with a recipe as that. */
