@@ -24,6 +24,8 @@ export interface Trust {
 export interface Connection {
   readonly host: Host
   readonly pin: string
+  /** From here to there and back, as the first packets say it. */
+  readonly roundTripMs: number
   /** Throws the agent's own refusal, or `connection_lost`. */
   request(
     method: 'GET' | 'POST',
@@ -36,7 +38,7 @@ export interface Connection {
 
 /** Opens the connection, checks the pin before the first byte of HTTP, and signs what only the two ends know. */
 export async function openConnection(host: Host, trust: Trust): Promise<Connection> {
-  const socket = await openSocket(host)
+  const { socket, roundTripMs } = await openSocket(host)
   try {
     const pin = pinOf(socket)
     const expected = await trust.pinOf(host, pin)
@@ -52,7 +54,7 @@ export async function openConnection(host: Host, trust: Trust): Promise<Connecti
     const exporter = socket.exportKeyingMaterial(EXPORTER_BYTES, EXPORTER_LABEL, Buffer.alloc(0))
     const armored = await trust.signSession(sessionStatement(exporter, pin))
     const authorization = `${AUTHORIZATION_SCHEME} ${rawOf(armored).toString('base64')}`
-    return overSocket(host, { socket, pin, authorization })
+    return overSocket(host, { socket, roundTripMs, pin, authorization })
   } catch (error) {
     socket.destroy()
     throw error
@@ -61,7 +63,12 @@ export async function openConnection(host: Host, trust: Trust): Promise<Connecti
 
 function overSocket(
   host: Host,
-  { socket, pin, authorization }: { socket: TLSSocket; pin: string; authorization: string },
+  {
+    socket,
+    roundTripMs,
+    pin,
+    authorization,
+  }: { socket: TLSSocket; roundTripMs: number; pin: string; authorization: string },
 ): Connection {
   let used = false
   const client = new Client(host.url, {
@@ -86,6 +93,7 @@ function overSocket(
   return {
     host,
     pin,
+    roundTripMs,
     async request(method, path, body, headers) {
       const answer = await client
         .request({
@@ -125,7 +133,7 @@ export function lost(host: Host, why: string, cause?: unknown): Failure {
   })
 }
 
-function openSocket(host: Host): Promise<TLSSocket> {
+function openSocket(host: Host): Promise<{ socket: TLSSocket; roundTripMs: number }> {
   const { hostname, port } = new URL(host.url)
   const bare = hostname.replace(/^\[|\]$/g, '')
   return new Promise((resolve, reject) => {
@@ -146,12 +154,21 @@ function openSocket(host: Host): Promise<TLSSocket> {
       reject(unreachable(host, cause))
     }
     socket.once('error', fail)
+    let began = performance.now()
+    let roundTripMs = 0
+    // Of a name; an address needs none.
+    socket.once('lookup', () => {
+      began = performance.now()
+    })
+    socket.once('connect', () => {
+      roundTripMs = performance.now() - began
+    })
     socket.once('secureConnect', () => {
       clearTimeout(timer)
       socket.off('error', fail)
       // While a person touches a key nobody else listens: a reset then shows at the first request.
       socket.on('error', () => {})
-      resolve(socket.setNoDelay(true))
+      resolve({ socket: socket.setNoDelay(true), roundTripMs })
     })
   })
 }

@@ -27,6 +27,8 @@ export interface BundleParts {
   objects: AsyncIterable<BundleObject> | Iterable<BundleObject>
   /** A text the reader has too: see difference.ts. Not for a bundle that is to stand alone. */
   reference?: Uint8Array | undefined
+  /** The link is what it waits for: more time for fewer bytes. */
+  isFar?: boolean | undefined
 }
 
 const ZEROS = Buffer.alloc(BLOCK_BYTES)
@@ -40,7 +42,7 @@ export async function* bundleBytes(parts: BundleParts): AsyncGenerator<Buffer> {
   const options = {
     chunkSize: CHUNK_BYTES,
     highWaterMark: CHUNKS_IN_FLIGHT * CHUNK_BYTES,
-    ...compression(parts.reference),
+    ...compression(parts.reference, { isFar: parts.isFar ?? false }),
   }
   const zstd = createZstdCompress(options)
   // The callback is there because pipeline asks for one: an error of either side also comes out of the loop below.
