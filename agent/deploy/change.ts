@@ -6,7 +6,7 @@ import { reach } from '../fault.ts'
 import type { Ledger } from '../state/ledger.ts'
 import type { DeployEnd, OpenDeploy } from '../state/ledger-deploys.ts'
 import type { Amount, PushRoom } from '../state/ledger-disk.ts'
-import { currentRelease } from '../state/release-store.ts'
+import { currentRelease, releasesOn } from '../state/release-store.ts'
 import { asFailure } from '../state/trouble.ts'
 import type { Operation } from './operations.ts'
 
@@ -197,12 +197,10 @@ export async function runChange(agent: Agent, change: Change, work: () => Promis
 
 /** It failed outside of a switch, with its way back: what runs now is asked of init. */
 async function early(agent: Agent, change: Change, error: unknown): Promise<ChangeFailed> {
-  const { ledger } = agent
   const running = await runningNow(agent, change.app)
   const known = asFailure(`${change.kind} ${change.app}`, error, agent.layout.root)
   const reason = known?.message ?? `a bug in the agent: ${reasonOf(error)}`
-  if (change.to !== null && change.to !== change.from && change.to !== running)
-    ledger.setState(change.app, change.to, 'failed')
+  if (change.kind === 'push' && change.to !== null) noteUnproved(agent, change.app, change.to)
   const failure = new Failure(codeOf(known, running), reason, {
     hint: known?.hint ?? 'the agent log says more: journalctl -u tarmac-agent',
     cause: error,
@@ -222,7 +220,13 @@ async function early(agent: Agent, change: Change, error: unknown): Promise<Chan
   })
 }
 
-/** The release that runs, as the disk and init say it; null when none does. */
+/** A push ended unproved: what was good before stays so, as nothing was seen that says otherwise; what never came is none. */
+export function noteUnproved({ layout, ledger }: Pick<Agent, 'layout' | 'ledger'>, app: AppName, id: ReleaseId): void {
+  const release = ledger.releases(app).find((one) => one.id === id)
+  const state = !releasesOn(layout, app).includes(id) ? 'pruned' : release?.onceHealthy ? 'healthy' : 'failed'
+  if (release !== undefined) ledger.setState(app, id, state)
+}
+
 /** What could not be removed says nothing of what serves. */
 function codeOf(error: unknown, running: ReleaseId | null): Failure['code'] {
   if (!(error instanceof Failure)) return 'internal'
@@ -230,6 +234,7 @@ function codeOf(error: unknown, running: ReleaseId | null): Failure['code'] {
   return running === null ? 'deploy_down' : 'deploy_failed'
 }
 
+/** The release that runs, as the disk and init say it; null when none does. */
 export async function runningNow({ layout, init }: Agent, app: AppName): Promise<ReleaseId | null> {
   const current = currentRelease(layout, app)
   try {

@@ -7,7 +7,7 @@ import { highestRevision, newestRevision, setNewestRevision } from '../state/env
 import { makeAppDirs } from '../state/objects.ts'
 import { appsOn, currentRelease, releasesOn } from '../state/release-store.ts'
 import { tidyRefused } from './admit.ts'
-import { type Change, changeOf, runChange, runningNow } from './change.ts'
+import { type Change, changeOf, noteUnproved, runChange, runningNow } from './change.ts'
 import type { Operation } from './operations.ts'
 import { carryOut, finishRemovals, pruneApp } from './prune.ts'
 import { hasStrays, settle } from './settle.ts'
@@ -132,16 +132,15 @@ function cameInForce({ layout }: Agent, { app, kind, to }: Change): boolean {
   return to !== null && to === currentRelease(layout, app)
 }
 
-function note({ ledger }: Agent, { app, kind, from, to }: Change, isFinished: boolean): void {
+function note(agent: Agent, { app, kind, from, to }: Change, isFinished: boolean): void {
+  const { ledger } = agent
   if (to === null) return
   if (isFinished) {
     ledger.setState(app, to, 'healthy')
     if (kind !== 'auto-rollback') ledger.setWanted(app, to)
     if (kind === 'rollback' && from !== null && from !== to) ledger.setState(app, from, 'bad')
   } else if (kind === 'push') {
-    const release = ledger.releases(app).find(({ id }) => id === to)
-    // One that was good before may be tried again: nothing was seen of it that says otherwise.
-    if (release !== undefined) ledger.setState(app, to, release.onceHealthy ? 'healthy' : 'failed')
+    noteUnproved(agent, app, to)
   } else if (kind === 'auto-rollback' && from !== null) {
     // It was marked before the switch; should it still loop, it is left once more.
     ledger.setState(app, from, 'healthy')

@@ -4,17 +4,16 @@ import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { brokenByPush, KINDS, type Kind, type Mode, quickProject } from '../helpers/fault-changes.ts'
+import { brokenByPush, isPaused, KINDS, type Kind, type Mode, quickProject } from '../helpers/fault-changes.ts'
 import { brokenInvariants } from '../helpers/invariants.ts'
 import { type SmallDisk, smallDisk } from '../helpers/small-disk.ts'
-import { makeWorld, type World } from '../helpers/world.ts'
+import { builtPrograms, makeWorld, type Programs, type World } from '../helpers/world.ts'
 
 // Another program fills the disk at any place of a change: bytes, or inodes. The change ends by itself, something serves,
 // and nothing is left of what failed. `npm run test:faults` takes each place of each change, `npm test` some of some.
 
 const isWhole = process.env.TARMAC_FAULTS === 'all'
 const EACH_NTH = isWhole ? 1 : 24
-const PATIENCE_MS = 60_000
 /** The agent's own prune takes milliseconds. */
 const SETTLE_MS = 20_000
 /** Done; refused before it began; failed with the old one serving on; gone back. Never 1, a bug, and never 8, down. */
@@ -45,19 +44,20 @@ test('a disk that another program fills at any place of a change ends no app', {
   skip: process.getuid?.() !== 0 && 'only root may mount a small disk',
   concurrency: availableParallelism() + 1,
 }, async (t) => {
+  const programs = await builtPrograms(t)
   const columns = isWhole ? [...COLUMNS, ...OTHERS] : COLUMNS
   await Promise.all(
     columns.map((column) =>
-      t.test(`${column[0]}, switch = "${column[1]}", no ${column[2]}`, (t) => fillAll(t, column)),
+      t.test(`${column[0]}, switch = "${column[1]}", no ${column[2]}`, (t) => fillAll(t, programs, column)),
     ),
   )
 })
 
-async function fillAll(t: TestContext, [name, mode, what]: Column): Promise<void> {
+async function fillAll(t: TestContext, programs: Programs, [name, mode, what]: Column): Promise<void> {
   const kind = KINDS.find((kind) => kind.name === name)
   assert.ok(kind !== undefined)
   const disk = smallDisk(t, { mebibytes: 40, ...(what === 'inodes' ? { inodes: 1_000 } : {}) })
-  const world = await makeWorld(t, { faults: true, root: disk.dir })
+  const world = await makeWorld(t, { faults: true, root: disk.dir, programs })
   quickProject(world, mode)
   for (const version of ['1', '2', '3']) {
     world.version(version)
@@ -94,7 +94,7 @@ async function fillAt(
     return undefined
   }
   const pid = pidOf(world)
-  await stopped(pid)
+  await isPaused(pid)
   fill()
   process.kill(pid, 'SIGCONT')
   const exit = await ended
@@ -124,12 +124,4 @@ async function untilHit(world: World): Promise<boolean> {
 
 function pidOf(world: World): number {
   return (JSON.parse(readFileSync(join(world.root, 'embedded/agent.json'), 'utf8')) as { pid: number }).pid
-}
-
-async function stopped(pid: number): Promise<void> {
-  for (const deadline = Date.now() + PATIENCE_MS; ; await sleep(5)) {
-    // The state follows the name, which stands in parentheses: proc_pid_stat(5).
-    if (readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.startsWith('T')) return
-    assert.ok(Date.now() < deadline, 'the agent did not pause')
-  }
 }

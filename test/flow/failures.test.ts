@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
-import { cpSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { isPaused } from '../helpers/fault-changes.ts'
+import { brokenInvariants } from '../helpers/invariants.ts'
 import { makeWorld, projectText, restarting, type World } from '../helpers/world.ts'
 
 // Failures other than a broken release: each leaves what DESIGN.md's exit code says, and a way on.
@@ -27,6 +29,42 @@ test('a push that cannot prepare its switch exits 6: the old release never notic
   assert.deepEqual(readdirSync(join(world.root, 'apps/shop/staging')), [])
   rmSync(inTheWay, { recursive: true })
   assert.deepEqual([(await world.tarmac('push', '--force')).exit, await world.get()], [0, '2'])
+})
+
+test('a rollback that cannot prepare its switch says nothing of its release, and goes there once it can', async (t) => {
+  const world = await makeWorld(t)
+  await world.tarmac('push')
+  world.version('2')
+  await world.tarmac('push')
+  const inTheWay = join(world.root, 'apps/shop/env/web@a.env')
+  rmSync(inTheWay)
+  mkdirSync(inTheWay)
+  const { exit, stderr } = await world.tarmac('rollback')
+  assert.equal(exit, 6, stderr)
+  assert.equal(await world.get(), '2')
+  rmSync(inTheWay, { recursive: true })
+  const again = await world.tarmac('rollback')
+  assert.deepEqual([again.exit, await world.get()], [0, '1'], again.stderr)
+})
+
+test('a push that fails before it has become a release leaves none in the ledger', async (t) => {
+  const world = await makeWorld(t, { faults: true })
+  await world.tarmac('push')
+  world.version('2')
+  world.fault('step.stored 1 pause')
+  const push = world.tarmacBegin('push')
+  while (!world.isFaultHit()) await sleep(5)
+  const staging = join(world.root, 'apps/shop/staging')
+  rmSync(staging, { recursive: true })
+  writeFileSync(staging, 'in the way')
+  const { pid } = JSON.parse(readFileSync(join(world.root, 'embedded/agent.json'), 'utf8'))
+  await isPaused(pid)
+  process.kill(pid, 'SIGCONT')
+  assert.notEqual((await push.ended).exit, 0)
+  rmSync(staging)
+  mkdirSync(staging)
+  assert.deepEqual(await brokenInvariants(world, { cut: true }), [])
+  assert.deepEqual([(await world.tarmac('push')).exit, await world.get()], [0, '2'])
 })
 
 test('when the release before cannot come back either the exit is 8, it is said, and a fix is one push away', async (t) => {

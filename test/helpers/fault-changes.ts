@@ -32,6 +32,7 @@ export interface Cell {
 
 /** Two starts, and the way back; on a loaded machine. */
 const LOOP_MS = 20_000
+const PAUSE_MS = 60_000
 /** What a change that was cut off may end with: as if nothing had happened, or with what the agent says of it. */
 const CUT_EXITS = [0, 4, 6, 7, 8, null]
 
@@ -207,4 +208,13 @@ export async function brokenByPush(world: World, orphans?: Set<string>): Promise
     ...wrong,
     ...(await brokenInvariants(world, orphans && { orphans })).map((what) => `after the next push: ${what}`),
   ]
+}
+
+/** Returns when an agent that was told to pause at a place stands still there. */
+export async function isPaused(pid: number): Promise<void> {
+  for (const deadline = Date.now() + PAUSE_MS; ; await sleep(5)) {
+    // The state follows the name, which stands in parentheses: proc_pid_stat(5).
+    if (readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.startsWith('T')) return
+    if (Date.now() > deadline) throw new Error('the agent did not pause')
+  }
 }
