@@ -4,21 +4,23 @@ import { bundleBytes } from '../shared/bundle-write.ts'
 import { Failure } from '../shared/failure.ts'
 import { type Manifest, objectsOf } from '../shared/manifest.ts'
 import type { ReleaseId, Sha256 } from '../shared/names.ts'
-import { MIN_RECIPE_BYTES } from '../shared/recipe.ts'
+import { addedBytes, type Recipe } from '../shared/recipe.ts'
+import type { BasisAnswer } from '../shared/wire.ts'
 import * as api from './api.ts'
+import { basesIn, changesSince, chunkTexts, type Since } from './changes-since.ts'
 import type { Connection } from './connection.ts'
 import { type Context, withConnection } from './context.ts'
 import { followChange, type Outcome } from './follow.ts'
 import type { Prepared, Release } from './prepare.ts'
 import { startProgress } from './progress.ts'
-import { asRecipes, beginChunks, isAboutRecipes, planRecipes } from './recipes.ts'
+import { asRecipes, beginChunks, type Chunking, isAboutRecipes, planRecipes } from './recipes.ts'
 import { openReferences, type Reference } from './references.ts'
 
 /**
  * What changed is sent at once, with no question what the host lacks, while it is less than this: what it has of the
- * reference it has, an early no (a full disk) would save little, and nothing so small travels as a recipe.
+ * reference it has, and an early no (a full disk) would save little.
  */
-const DIRECT_BYTES = MIN_RECIPE_BYTES
+const DIRECT_BYTES = 1024 * 1024
 
 /** A host in the same building or on this machine answers sooner; what is farther is seldom reached as fast as zstd works. */
 const FAR_MS = 8
@@ -45,42 +47,66 @@ export async function deliver(context: Context, job: Delivery): Promise<Outcome>
   const { host, pin } = connection
   const references = openReferences(context.surroundings.cacheDir)
   const kept = content === undefined ? undefined : references.of(pin, app)
-  const known =
-    content === undefined ? undefined : await api.known(connection, app, { content, reference: kept?.digest })
+  // While the host is asked we look at what changed since, and cut what is big of it.
+  const asked = content && api.known(connection, app, { content, reference: kept?.digest })
+  const since = kept && changesSince(kept, prepared.source.entries)
+  using chunking = beginChunks(prepared.source, since?.lacking)
+  const known = await asked
   if (known && known.alreadyRunning !== null && !force) return alreadyRunning(context, job, known.alreadyRunning)
   const release = await prepared.release()
   context.print.note(`push ${app} ${release.signed.id} to ${host.name}`)
-  const outcome = await sendRelease(context, job, { release, reference: known?.reference ? kept : undefined })
-  if (outcome.exit === 0 && outcome.code === null) references.keep(pin, app, release.signed.text)
+  const remembered = since === undefined ? new Map() : references.chunksOf(pin, app)
+  const parts = { release, chunking }
+  const outcome =
+    known?.reference && since !== undefined
+      ? await sendSince(context, job, { ...parts, since, bases: basesIn(remembered, since) })
+      : await askAndSend(context, job, parts)
+  if (outcome.exit === 0 && outcome.code === null) {
+    const chunks = chunkTexts(release.signed.manifest, { remembered, cut: chunking.known })
+    references.keep(pin, app, { text: release.signed.text, chunks })
+  }
   return outcome
 }
 
-/** With a reference where there is one; without, when the host has not got what it was said to have. */
-async function sendRelease(
+interface Ready {
+  release: Release
+  chunking: Chunking
+}
+
+/** With a reference, at once where that is little; with a question when the host has not got what it was said to have. */
+async function sendSince(
   context: Context,
   job: Delivery,
-  { release, reference }: { release: Release; reference: Reference | undefined },
+  { release, chunking, since, bases }: Ready & { since: Since; bases: BasisAnswer[] },
 ): Promise<Outcome> {
-  if (reference === undefined) return askAndSend(context, job, { release })
+  const { reference, lacking: wanted } = since
+  const { source, signing } = job.prepared
   try {
-    const wanted = lackingIn(reference, release.signed.manifest)
-    if (sizeOf(release.signed.manifest, wanted) > DIRECT_BYTES)
-      return await askAndSend(context, job, { release, reference, likely: wanted })
-    return await send(context, job, { release, reference, wanted, objects: job.prepared.source.objects(wanted) })
+    const recipes = bases.length === 0 ? new Map() : await planRecipes(chunking, { wanted, bases })
+    if (sizeOf(release.signed.manifest, wanted, recipes) > DIRECT_BYTES)
+      return await askAndSend(context, job, { release, chunking, reference })
+    const objects = asRecipes(source.objects(wanted), recipes)
+    return await send(context, job, { release, reference, wanted, objects, recipes })
   } catch (error) {
-    const isStale = error instanceof Failure && (error.code === 'reference_unknown' || error.code === 'object_missing')
-    if (!isStale) throw error
+    if (!isStale(error)) throw error
     // The connection over which an upload was refused is not used again.
-    return withConnection(context, job.connection.host, job.prepared.signing, (connection) =>
-      askAndSend(context, { ...job, connection }, { release }),
+    return withConnection(context, job.connection.host, signing, (connection) =>
+      askAndSend(context, { ...job, connection }, { release, chunking }),
     )
   }
+}
+
+/** The host is not what it was after the last push from here. */
+function isStale(error: unknown): boolean {
+  const isOfReference =
+    error instanceof Failure && (error.code === 'reference_unknown' || error.code === 'object_missing')
+  return isOfReference || isAboutRecipes(error)
 }
 
 async function askAndSend(
   context: Context,
   job: Delivery,
-  { release, reference, likely }: { release: Release; reference?: Reference; likely?: ReadonlySet<Sha256> },
+  { release, chunking, reference }: Ready & { reference?: Reference },
 ): Promise<Outcome> {
   const { connection, prepared } = job
   const { signed, signatures } = release
@@ -88,7 +114,6 @@ async function askAndSend(
   const { host } = connection
   const head = bundleBytes({ manifest: signed.text, signatures, objects: [], reference: reference?.text })
   const withBases = source.signed === undefined
-  using chunking = beginChunks(source, withBases ? likely : undefined)
   const answer = await api.missing(connection, prepared.app, { head, withBases, reference: reference?.digest })
   if (answer.alreadyRunning !== null && !job.force) return alreadyRunning(context, job, answer.alreadyRunning)
   if (answer.damaged)
@@ -97,7 +122,7 @@ async function askAndSend(
   const recipes = await planRecipes(chunking, { wanted, bases: answer.bases ?? [] })
   const parts = { release, reference, wanted }
   try {
-    return await send(context, job, { ...parts, objects: asRecipes(source.objects(wanted), recipes) })
+    return await send(context, job, { ...parts, objects: asRecipes(source.objects(wanted), recipes), recipes })
   } catch (error) {
     if (recipes.size === 0 || !isAboutRecipes(error)) throw error
     context.print.warn(`${error.message}: sending it whole`)
@@ -113,16 +138,18 @@ interface Parts {
   reference: Reference | undefined
   wanted: ReadonlySet<Sha256>
   objects: AsyncIterable<BundleObject>
+  recipes?: ReadonlyMap<Sha256, Recipe>
 }
 
-async function send(context: Context, job: Delivery, { release, reference, wanted, objects }: Parts): Promise<Outcome> {
+async function send(context: Context, job: Delivery, parts: Parts): Promise<Outcome> {
+  const { release, reference, wanted, objects, recipes } = parts
   const { connection, prepared, sent, maxGapMs } = job
   const { app, signing } = prepared
   const { signed, signatures } = release
   const total = objectsOf(signed.manifest).size
   sent.objects += wanted.size
   sent.reused += total - wanted.size
-  const upload = { label: `${wanted.size} of ${total} objects`, total: sizeOf(signed.manifest, wanted) }
+  const upload = { label: `${wanted.size} of ${total} objects`, total: sizeOf(signed.manifest, wanted, recipes) }
   const isFar = connection.roundTripMs > FAR_MS
   const bytes = bundleBytes({ manifest: signed.text, signatures, objects, reference: reference?.text, isFar })
   const bundle = counted(context, bytes, { sent, upload })
@@ -139,17 +166,17 @@ function alreadyRunning({ print }: Context, { connection, prepared }: Delivery, 
   return { name, url, exit: 0, release: running, running, previous: running, code: 'already_running', message: null }
 }
 
-/** What the release has and the reference has not. */
-function lackingIn({ text }: Reference, manifest: Manifest): Set<Sha256> {
-  const wanted = new Set(objectsOf(manifest).keys())
-  // An agent has checked it: it is as good as the manifest that was signed then.
-  for (const digest of objectsOf(JSON.parse(text.toString()) as Manifest).keys()) wanted.delete(digest)
-  return wanted
-}
-
-function sizeOf(manifest: Manifest, wanted: ReadonlySet<Sha256>): number {
+/** As they are to be sent. */
+function sizeOf(
+  manifest: Manifest,
+  wanted: ReadonlySet<Sha256>,
+  recipes: ReadonlyMap<Sha256, Recipe> = new Map(),
+): number {
   let bytes = 0
-  for (const [digest, size] of objectsOf(manifest)) if (wanted.has(digest)) bytes += size
+  for (const [digest, size] of objectsOf(manifest)) {
+    const recipe = recipes.get(digest)
+    if (wanted.has(digest)) bytes += recipe === undefined ? size : addedBytes(recipe)
+  }
   return bytes
 }
 

@@ -21,7 +21,10 @@ const MIN_SAVED = 0.25
 
 /** The chunks of a source's contents, each read once. */
 export interface Chunking extends Disposable {
+  /** Gives those of others too that were cut before. */
   of(objects: ReadonlySet<Sha256>): Promise<ReadonlyMap<Sha256, Chunk[]>>
+  /** What was cut so far. */
+  known: ReadonlyMap<Sha256, Chunk[]>
 }
 
 /**
@@ -43,6 +46,7 @@ export function beginChunks(source: Source, likely: ReadonlySet<Sha256> = new Se
   // It comes out of `of`, when somebody asks.
   early.catch(() => {})
   return {
+    known,
     async of(objects) {
       wanted = objects
       await early

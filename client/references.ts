@@ -1,9 +1,10 @@
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type AppName, type Sha256, sha256 } from '../shared/names.ts'
 
 // The release.json that was last pushed to an agent, so that the next one can be sent as the difference from it: see
-// shared/difference.ts. To lose it costs a megabyte on the wire and nothing else, so no trouble here is a failure.
+// shared/difference.ts. And the chunks of big files in it, so that the next recipe needs no question. To lose either
+// costs time and bytes on the wire and nothing else, so no trouble here is a failure.
 
 export interface Reference {
   text: Buffer
@@ -12,31 +13,52 @@ export interface Reference {
 
 export interface References {
   of(pin: string, app: AppName): Reference | undefined
+  /** As text, of those big files in the reference that were cut. */
+  chunksOf(pin: string, app: AppName): Map<string, string>
   /** Remembers, in place of the one before, what the agent with this pin has as a release by now. */
-  keep(pin: string, app: AppName, text: string): void
+  keep(pin: string, app: AppName, kept: { text: string; chunks: ReadonlyMap<string, string> }): void
 }
 
 export function openReferences(cacheDir: string): References {
-  const fileOf = (pin: string, app: AppName) => join(cacheDir, `release-${sha256(`${pin} ${app}`).slice(0, 32)}.json`)
+  const fileOf = (what: 'release' | 'chunks', pin: string, app: AppName) =>
+    join(cacheDir, `${what}-${sha256(`${pin} ${app}`).slice(0, 32)}.json`)
   return {
     of(pin, app) {
       try {
-        const text = readFileSync(fileOf(pin, app))
+        const text = readFileSync(fileOf('release', pin, app))
         return { text, digest: sha256(text) }
       } catch {
         return undefined
       }
     },
-    keep(pin, app, text) {
-      const file = fileOf(pin, app)
-      const temporary = `${file}.${process.pid}.tmp`
+    chunksOf(pin, app) {
       try {
-        mkdirSync(cacheDir, { recursive: true, mode: 0o700 })
-        writeFileSync(temporary, text, { mode: 0o600 })
-        renameSync(temporary, file)
+        return parseChunkTexts(JSON.parse(readFileSync(fileOf('chunks', pin, app), 'utf8')))
       } catch {
-        rmSync(temporary, { force: true })
+        return new Map()
       }
     },
+    keep(pin, app, { text, chunks }) {
+      write(fileOf('release', pin, app), text)
+      const file = fileOf('chunks', pin, app)
+      // Most apps have no such files.
+      if (chunks.size > 0 || existsSync(file)) write(file, JSON.stringify(Object.fromEntries(chunks)))
+    },
   }
+
+  function write(file: string, text: string): void {
+    const temporary = `${file}.${process.pid}.tmp`
+    try {
+      mkdirSync(cacheDir, { recursive: true, mode: 0o700 })
+      writeFileSync(temporary, text, { mode: 0o600 })
+      renameSync(temporary, file)
+    } catch {
+      rmSync(temporary, { force: true })
+    }
+  }
+}
+
+function parseChunkTexts(value: unknown): Map<string, string> {
+  const pairs = Object.entries(typeof value === 'object' && value !== null ? value : {})
+  return new Map(pairs.filter((pair): pair is [string, string] => typeof pair[1] === 'string'))
 }

@@ -19,14 +19,21 @@ test('of a big file that changed a little a little is sent; all of it when the o
     const bytes = await pushed(world, content)
     assert.ok(bytes < LITTLE_BYTES, `${bytes} bytes`)
   }
-  for (const harm of [(path: string) => rmSync(path), rot]) {
+  const harms: [harm: (path: string) => void, isForgotten: boolean, mostBytes: number][] = [
+    [(path) => rmSync(path), false, Number.POSITIVE_INFINITY],
+    // The host is asked, and what rotted of its file is found to be new.
+    [rot, false, BIG_BYTES / 4],
+    [rot, true, Number.POSITIVE_INFINITY],
+  ]
+  for (const [harm, isForgotten, mostBytes] of harms) {
     const path = objectOf(world, content)
+    if (isForgotten) rmSync(join(world.dir, 'home/.cache'), { recursive: true })
     world.fault('upload.begun 1 pause')
     const harmed = whenStopped(world, () => harm(path))
     content = edited(content)
     const bytes = await pushed(world, content)
     await harmed
-    assert.ok(bytes > BIG_BYTES, `${bytes} bytes`)
+    assert.ok(bytes < mostBytes && (mostBytes < BIG_BYTES || bytes > BIG_BYTES), `${bytes} bytes`)
   }
 })
 

@@ -1,0 +1,61 @@
+import { planBases } from '../shared/basis-plan.ts'
+import type { Chunk } from '../shared/chunking.ts'
+import { type Entry, isFile, type Manifest } from '../shared/manifest.ts'
+import type { Sha256 } from '../shared/names.ts'
+import { chunksText } from '../shared/recipe.ts'
+import type { BasisAnswer } from '../shared/wire.ts'
+import type { Reference } from './references.ts'
+
+// What was pushed to a host last tells what it lacks, and what big files may be made of, without asking it.
+
+export interface Since {
+  reference: Reference
+  /** Contents that the reference has not. */
+  lacking: Set<Sha256>
+  older: readonly Entry[]
+  files: readonly Entry[]
+}
+
+/** Undefined when the reference is none any more: nobody has checked it since it was written. */
+export function changesSince(reference: Reference, files: readonly Entry[]): Since | undefined {
+  const older = filesOf(reference)
+  if (older === undefined) return undefined
+  const lacking = digestsOf(files)
+  for (const digest of digestsOf(older)) lacking.delete(digest)
+  return { reference, lacking, older, files }
+}
+
+function digestsOf(files: readonly Entry[]): Set<Sha256> {
+  return new Set(files.flatMap((entry) => (isFile(entry) ? entry.sha256 : [])))
+}
+
+function filesOf({ text }: Reference): readonly Entry[] | undefined {
+  try {
+    // An agent has checked it: as it was, it is as good as the manifest that was signed then.
+    return (JSON.parse(text.toString()) as Manifest).files
+  } catch {
+    return undefined
+  }
+}
+
+/** What the agent would answer, of those files whose chunks are remembered. */
+export function basesIn(remembered: ReadonlyMap<string, string>, { files, lacking, older }: Since): BasisAnswer[] {
+  return planBases(files, { missing: lacking, older }).flatMap((plan) => {
+    const chunks = remembered.get(plan.basis)
+    return chunks === undefined ? [] : { ...plan, chunks }
+  })
+}
+
+/** To be remembered of this release. */
+export function chunkTexts(
+  { files }: Manifest,
+  { remembered, cut }: { remembered: ReadonlyMap<string, string>; cut: ReadonlyMap<Sha256, Chunk[]> },
+): Map<string, string> {
+  const texts = new Map<string, string>()
+  for (const digest of remembered.size + cut.size === 0 ? [] : digestsOf(files)) {
+    const chunks = cut.get(digest)
+    const text = chunks === undefined ? remembered.get(digest) : chunksText(chunks)
+    if (text !== undefined) texts.set(digest, text)
+  }
+  return texts
+}
