@@ -1,5 +1,6 @@
 import { appendFileSync, cpSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { LinkName } from './link.ts'
 import type { Peer, PeerName } from './peers.ts'
 import { type Ran, run } from './programs.ts'
 import { bytesFromSeed } from './seeded.ts'
@@ -17,6 +18,8 @@ export interface Case {
   /** For a plot, where the title is too long. */
   short?: string
   trees: TreeName[]
+  /** Undefined: all. */
+  links?: LinkName[]
   /** Undefined: all. */
   peers?: PeerName[]
   /** Each sample begins with an empty host. */
@@ -46,6 +49,7 @@ export const CASES: Case[] = [
     title: 'first push, source not in the page cache',
     short: 'first push, cold',
     trees: ['big'],
+    links: ['loopback'],
     fromNothing: true,
     before: ({ source }) => run(['vmtouch', '-q', '-e', source]),
     measured: (peer) => peer.push(),

@@ -51,7 +51,9 @@ export async function compare(choice: Choice): Promise<void> {
   const does: Partial<Record<PeerName, string>> = {}
   for (const link of links) {
     for (const name of trees) {
-      const those = CASES.filter((one) => cases.includes(one.name) && one.trees.includes(name))
+      const those = CASES.filter(
+        (one) => cases.includes(one.name) && one.trees.includes(name) && (one.links?.includes(link) ?? true),
+      )
       if (those.length === 0) continue
       const measured = await measure({
         tree: name,

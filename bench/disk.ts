@@ -1,3 +1,4 @@
+import { mkdirSync } from 'node:fs'
 import Table from 'cli-table3'
 import prettyBytes from 'pretty-bytes'
 import { editFive } from './cases.ts'
@@ -19,7 +20,7 @@ export async function disk({ tree = ['big', 'small'], out, programs }: Choice): 
   makeReady({ isAlone: false })
   const output = new Table({
     head: ['tree', 'peer', '1 release', `${RELEASES} releases`, 'ratio'],
-    style: { head: [] },
+    style: { head: [], border: [] },
   })
   const results: object[] = []
   const site = await makeSite('loopback')
@@ -42,7 +43,8 @@ export async function disk({ tree = ['big', 'small'], out, programs }: Choice): 
           console.error(`${name} ${peerName}: ${prettyBytes(one)}, ${prettyBytes(ten)}`)
         } finally {
           await peer.end()
-          await run(['rm', '-rf', peer.onDisk()])
+          await run(['rm', '-rf', site.host])
+          mkdirSync(site.host)
         }
       }
     }

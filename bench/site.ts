@@ -22,14 +22,24 @@ export interface Site {
   /** What is typed before a command for the host: `ssh -F … host`. */
   ssh: string
   env: NodeJS.ProcessEnv
+  /** What must not be left behind, however it ends. */
+  atEnd(step: () => Promise<unknown>): void
   end(): Promise<void>
 }
 
 export async function makeSite(linkName: LinkName): Promise<Site> {
   const dir = mkdtempSync(join(BELOW, 'tarmac-bench-'))
   const undo: (() => Promise<unknown>)[] = [() => rm(dir, { recursive: true, force: true })]
-  const end = async () => {
-    for (const step of undo) await step()
+  let ending: Promise<void> | undefined
+  const end = () => {
+    // Whoever is second waits for the first: a signal, and what fails because of it.
+    ending ??= (async () => {
+      for (const step of undo) await step()
+    })()
+    return ending
+  }
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.once(signal, () => void end().finally(() => process.exit(1)))
   }
   try {
     // The app runs as a user of its own, who must get to it.
@@ -47,7 +57,9 @@ export async function makeSite(linkName: LinkName): Promise<Site> {
       const sshd = await startSshd(dir, { link, keyFile })
       undo.unshift(() => sshd.stop())
     }
-    return { dir, home, source, host, link, keyFile, ssh: `ssh -F ${join(dir, 'ssh_config')} host`, env, end }
+    const atEnd = (step: () => Promise<unknown>) => void undo.unshift(step)
+    const ssh = `ssh -F ${join(dir, 'ssh_config')} host`
+    return { dir, home, source, host, link, keyFile, ssh, env, atEnd, end }
   } catch (error) {
     await end()
     throw error

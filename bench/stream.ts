@@ -52,7 +52,7 @@ export async function stream({ out, programs }: Pick<Choice, 'out' | 'programs'>
     await during('a small release, the big ones deleted', push)
     const output = new Table({
       head: ['', 'took', 'status median', 'p99', 'max', 'asked', 'loop max', 'agent peak', 'client peak'],
-      style: { head: [] },
+      style: { head: [], border: [] },
     })
     for (const [name, { ms, status, loopDelayMaxMs, agentPeakBytes, clientPeakBytes }] of Object.entries(results)) {
       const times = [ms, status.median, status.p99, status.max].map(shownMs)

@@ -87,6 +87,13 @@ export function tarmac(site: Site, { toml = workerToml(), programs = DIST }: Tar
       `app = "${app}"\n${services}[environments.bench]\nhosts = ["${url}"]\n`,
     )
   }
+  const end = async () => {
+    await agent?.stop()
+    if (process.getuid?.() !== 0) return
+    for (const name of apps) await shell(`userdel tarmac-${name} || true`)
+    apps.clear()
+  }
+  site.atEnd(end)
   return {
     name: 'tarmac',
     does: 'tarmac push / rollback, with the start and the gate of a process in it',
@@ -118,12 +125,9 @@ export function tarmac(site: Site, { toml = workerToml(), programs = DIST }: Tar
     push: () => stepped('push'),
     rollback: () => stepped('rollback'),
     current: () => join(root, 'apps', app, 'current', 'tree'),
-    onDisk: () => root,
-    async end() {
-      await agent?.stop()
-      if (process.getuid?.() !== 0) return
-      for (const name of apps) await shell(`userdel tarmac-${name} || true`)
-    },
+    // Without the ledger, and the reserve that is given back when the disk is full.
+    onDisk: () => join(root, 'apps', app),
+    end,
   }
 }
 
