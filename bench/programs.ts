@@ -29,6 +29,13 @@ export function within(netns: string | undefined, argv: string[]): string[] {
   return netns === undefined ? argv : ['nsenter', `--net=/run/netns/${netns}`, ...argv]
 }
 
+const underWay = new Set<() => void>()
+
+/** Ends what `run` has begun: for a bench that is broken off. */
+export function endAll(): void {
+  for (const end of underWay) end()
+}
+
 /** Runs to the end and tells how long it took. Rejects when it exits otherwise than with 0, with what it said. */
 export function run(argv: string[], { cwd, env, netns, isWatched = false }: Where = {}): Promise<Ran> {
   const [program = '', ...args] = within(netns, argv)
@@ -37,9 +44,12 @@ export function run(argv: string[], { cwd, env, netns, isWatched = false }: Wher
     ...(cwd === undefined ? {} : { cwd }),
     ...(env === undefined ? {} : { env }),
     stdio: ['ignore', 'pipe', 'pipe'],
-    timeout: TIMEOUT_MS,
-    killSignal: 'SIGKILL',
+    // A group of its own: a pipe of bash is ended as one.
+    detached: true,
   })
+  const end = () => void (child.pid !== undefined && process.kill(-child.pid, 'SIGKILL'))
+  underWay.add(end)
+  const deadline = setTimeout(end, TIMEOUT_MS)
   let peakBytes = 0
   const watch = () => {
     peakBytes = Math.max(peakBytes, memoryOf(child.pid ?? 0)?.peakBytes ?? 0)
@@ -54,8 +64,14 @@ export function run(argv: string[], { cwd, env, netns, isWatched = false }: Wher
     stderr += text
   })
   return new Promise((resolve, reject) => {
-    child.on('error', reject)
+    child.on('error', (error) => {
+      underWay.delete(end)
+      clearTimeout(deadline)
+      reject(error)
+    })
     child.on('close', (code, signal) => {
+      underWay.delete(end)
+      clearTimeout(deadline)
       const ms = performance.now() - begun
       clearInterval(watching)
       if (code === 0) return resolve({ ms, stdout, ...(isWatched ? { peakBytes } : {}) })
@@ -95,7 +111,8 @@ export interface Background {
 export function startBackground(argv: string[], ready: RegExp, { env, netns }: Where = {}): Promise<Background> {
   const [program = '', ...args] = within(netns, argv)
   const child = spawn(program, args, { ...(env === undefined ? {} : { env }), stdio: ['ignore', 'pipe', 'pipe'] })
-  const ended = new Promise<void>((resolve) => child.once('close', () => resolve()))
+  // Not "close": what it has started may hold its output open.
+  const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()))
   let said = ''
   return new Promise((resolve, reject) => {
     const started = {

@@ -2,7 +2,7 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from '
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Link, type LinkName, makeLink } from './link.ts'
-import { type Background, run, startBackground } from './programs.ts'
+import { type Background, endAll, run, startBackground } from './programs.ts'
 
 // A person's machine and a host, for all peers: one directory on one disk, one link, one key, one sshd.
 
@@ -39,7 +39,10 @@ export async function makeSite(linkName: LinkName): Promise<Site> {
     return ending
   }
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-    process.once(signal, () => void end().finally(() => process.exit(1)))
+    process.once(signal, () => {
+      endAll()
+      void end().finally(() => process.exit(1))
+    })
   }
   try {
     // The app runs as a user of its own, who must get to it.
