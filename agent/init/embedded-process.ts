@@ -35,7 +35,7 @@ const PS_TIMEOUT_MS = 5000
 export async function stampOf(pid: number): Promise<string | undefined> {
   if (process.platform === 'linux') {
     const stat = statOf(pid)
-    if (stat === undefined || stat.state === 'Z') return undefined
+    if (stat === undefined || stat.isDead) return undefined
     // Start times count from boot: after a reboot the same pid may well start at the same tick.
     return `${readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()} ${stat.startTicks}`
   }
@@ -43,7 +43,7 @@ export async function stampOf(pid: number): Promise<string | undefined> {
   return said.stdout.trim() || undefined
 }
 
-/** Living members; a zombie holds nothing and, under a PID 1 that does not reap, would stay for ever. */
+/** Living members; what is dead holds nothing and, under a PID 1 that does not reap, would stay for ever. */
 export function membersOf(family: Family): number[] {
   if (process.platform !== 'linux')
     return family.group !== undefined && sendSignal(-family.group, 0) ? [-family.group] : []
@@ -52,7 +52,7 @@ export function membersOf(family: Family): number[] {
     const pid = Number(name)
     if (!Number.isInteger(pid)) continue
     const stat = statOf(pid)
-    if (stat === undefined || stat.state === 'Z' || stat.state === 'X') continue
+    if (stat === undefined || stat.isDead) continue
     if (stat.group === family.group || hasMark(pid, family.invocation)) members.push(pid)
   }
   return members
@@ -120,14 +120,20 @@ export function sendSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
   }
 }
 
-function statOf(pid: number): { state: string; group: number; startTicks: string } | undefined {
+/**
+ * A process that was killed is shown as a zombie as soon as its first thread has ended. It is dead when that is its only
+ * one: until then the others hold its port, and whoever is started next finds it taken.
+ */
+function statOf(pid: number): { isDead: boolean; group: number; startTicks: string } | undefined {
   const text = readProc(`${pid}/stat`)
   if (text === undefined) return undefined
   // proc_pid_stat(5): field 2 is the program's name in parentheses and may itself hold blanks and parentheses.
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
   const [state, , group] = fields
-  const startTicks = fields[19]
-  return state === undefined || startTicks === undefined ? undefined : { state, group: Number(group), startTicks }
+  const [threads, , startTicks] = fields.slice(17)
+  if (state === undefined || startTicks === undefined) return undefined
+  const isDead = state === 'X' || (state === 'Z' && Number(threads) <= 1)
+  return { isDead, group: Number(group), startTicks }
 }
 
 function hasMark(pid: number, invocation: string): boolean {

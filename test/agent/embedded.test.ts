@@ -7,7 +7,7 @@ import { describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createEmbedded } from '../../agent/init/embedded.ts'
 import { environmentOf } from '../../agent/init/embedded-environment.ts'
-import { stampOf } from '../../agent/init/embedded-process.ts'
+import { membersOf, signalFamily, stampOf } from '../../agent/init/embedded-process.ts'
 import { Failure } from '../../shared/failure.ts'
 import {
   account,
@@ -26,6 +26,10 @@ import {
 } from '../helpers/embedded-trial.ts'
 import { initContract } from '../helpers/init-contract.ts'
 import { eventually, freshApp, type InitUnderTest } from '../helpers/init-trial.ts'
+import { freePort, isFree } from '../helpers/world.ts'
+
+/** One in six was seen as gone too early. */
+const KILLS = 10
 
 initContract('embedded', async (): Promise<InitUnderTest> => {
   const root = await newRoot()
@@ -64,6 +68,23 @@ describe('embedded: the agent and its services', () => {
     const facts = await init.facts(key)
     assert.equal(facts.state, 'running', 'an enabled unit starts, as at a boot')
     assert.ok(facts.pid !== undefined && !pids.includes(facts.pid))
+  })
+
+  test('what was killed is gone when its port is free, and not when the first of its threads has ended', async () => {
+    const port = await freePort()
+    const server = `require('node:http').createServer().listen(${port}, () => console.log('listening'))`
+    const taken: number[] = []
+    for (let round = 0; round < KILLS; round++) {
+      const child = spawn(process.execPath, ['-e', server], { detached: true, stdio: ['ignore', 'pipe', 'inherit'] })
+      await once(child.stdout, 'data')
+      const ended = once(child, 'exit')
+      const family = { group: child.pid, invocation: 'e'.repeat(32) }
+      signalFamily(family, 'SIGKILL')
+      while (membersOf(family).length > 0);
+      if (!(await isFree(port))) taken.push(round)
+      await ended
+    }
+    assert.deepEqual(taken, [])
   })
 
   test('a stranger that was given the pid of a service lives on', async (t) => {

@@ -261,7 +261,8 @@ function isClaimed(port: number): Promise<boolean> {
   })
 }
 
-function isFree(port: number): Promise<boolean> {
+/** Nobody listens there. */
+export function isFree(port: number): Promise<boolean> {
   return new Promise((resolve) => {
     const server = createServer()
     server.once('error', () => resolve(false))
