@@ -4,6 +4,7 @@ import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { isErrno, reasonOf } from '../../shared/failure.ts'
 import { brokenByPush, isPaused, KINDS, type Kind, type Mode, quickProject } from '../helpers/fault-changes.ts'
 import { brokenInvariants } from '../helpers/invariants.ts'
 import { type SmallDisk, smallDisk } from '../helpers/small-disk.ts'
@@ -107,7 +108,12 @@ async function fillAt(
 /** A change that fills a disk is followed by the agent's own prune. */
 async function brokenWhenIdle(world: World, kind: Kind): Promise<string[]> {
   for (const deadline = Date.now() + SETTLE_MS; ; await sleep(100)) {
-    const wrong = (await brokenInvariants(world, kind.expected)).filter((what) => !isMeant(what, kind))
+    const seen = await brokenInvariants(world, kind.expected).catch((error: unknown) => {
+      // What the agent removes just now was there a moment ago.
+      if (isErrno(error, 'ENOENT')) return [reasonOf(error)]
+      throw error
+    })
+    const wrong = seen.filter((what) => !isMeant(what, kind))
     if (wrong.length === 0 || Date.now() > deadline) return wrong
   }
 }
