@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { type TLSSocket, connect as tlsConnect } from 'node:tls'
-import { Client, type Dispatcher } from 'undici'
+import type { Client, Dispatcher } from 'undici'
 import { Failure, failureFrom, reasonOf } from '../shared/failure.ts'
 import { AUTHORIZATION_SCHEME, EXPORTER_BYTES, EXPORTER_LABEL, sessionStatement } from '../shared/session.ts'
 import { rawOf } from '../shared/sshsig.ts'
@@ -52,9 +52,13 @@ export async function openConnection(host: Host, trust: Trust): Promise<Connecti
       )
     }
     const exporter = socket.exportKeyingMaterial(EXPORTER_BYTES, EXPORTER_LABEL, Buffer.alloc(0))
-    const armored = await trust.signSession(sessionStatement(exporter, pin))
+    // What takes longest to load is loaded while another program signs.
+    const [armored, { Client }] = await Promise.all([
+      trust.signSession(sessionStatement(exporter, pin)),
+      import('undici'),
+    ])
     const authorization = `${AUTHORIZATION_SCHEME} ${rawOf(armored).toString('base64')}`
-    return overSocket(host, { socket, roundTripMs, pin, authorization })
+    return overSocket(host, { socket, roundTripMs, pin, authorization, Client })
   } catch (error) {
     socket.destroy()
     throw error
@@ -63,15 +67,11 @@ export async function openConnection(host: Host, trust: Trust): Promise<Connecti
 
 function overSocket(
   host: Host,
-  {
-    socket,
-    roundTripMs,
-    pin,
-    authorization,
-  }: { socket: TLSSocket; roundTripMs: number; pin: string; authorization: string },
+  parts: { socket: TLSSocket; roundTripMs: number; pin: string; authorization: string; Client: typeof Client },
 ): Connection {
+  const { socket, roundTripMs, pin, authorization } = parts
   let used = false
-  const client = new Client(host.url, {
+  const client = new parts.Client(host.url, {
     // Uploads over HTTP/2 were 200 times slower at 50 ms round trip.
     allowH2: false,
     pipelining: 1,

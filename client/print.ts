@@ -1,5 +1,4 @@
 import { stripVTControlCharacters, styleText } from 'node:util'
-import Table from 'cli-table3'
 import type { Failure } from '../shared/failure.ts'
 import { printable, printableJson, printableLine } from '../shared/printable.ts'
 
@@ -30,7 +29,7 @@ export interface Print {
   failure(failure: Failure, host?: string): void
   bug(error: unknown): void
   /** Rows under a head, as wide as they need; on a terminal too narrow for that, "head value" by the row. Cells may be toned. */
-  table(head: string[], rows: string[][]): void
+  table(head: string[], rows: string[][]): Promise<void>
   tone(tone: Tone, text: string): string
   /** Empties the terminal that stdout is; nothing when it is none, or for machines. */
   clear(): void
@@ -80,7 +79,9 @@ export function createPrint(options: { json: boolean; quiet: boolean; verbose: b
       if (options.json) out(printableJson({ error: { code: 'internal', message: String(error) } }))
       err(`${paint(process.stderr, 'bad', 'error:')} a bug in tarmac: ${printable(story)}`)
     },
-    table(head, rows) {
+    async table(head, rows) {
+      // Loaded where a table is: a push has none.
+      const { default: Table } = await import('cli-table3')
       const none = Object.fromEntries(
         [
           'top',

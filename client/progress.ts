@@ -1,4 +1,4 @@
-import ora from 'ora'
+import type { Ora } from 'ora'
 import { printableLine } from '../shared/printable.ts'
 import type { Print } from './print.ts'
 
@@ -11,13 +11,24 @@ export interface Progress {
 
 /** One moving line at a terminal; nothing where nobody watches: CI logs get the steps, not every percent. */
 export function startProgress(print: Print, text: string): Progress {
-  if (!print.isInteractive) return { say: () => {}, end: () => {} }
-  // A path or a file name may be in it, and ora writes it as it is.
-  const spinner = ora({ text: printableLine(text), stream: process.stderr, discardStdin: false }).start()
+  // A terminal of no width, as `script` makes one, takes ora for ever.
+  if (!print.isInteractive || !process.stderr.columns) return { say: () => {}, end: () => {} }
+  let said = text
+  let isOver = false
+  let spinner: Ora | undefined
+  // Loaded at a terminal alone: it takes 50 ms.
+  void import('ora').then(({ default: ora }) => {
+    // A path or a file name may be in it, and ora writes it as it is.
+    if (!isOver) spinner = ora({ text: printableLine(said), stream: process.stderr, discardStdin: false }).start()
+  })
   return {
     say: (now) => {
-      spinner.text = printableLine(now)
+      said = now
+      if (spinner) spinner.text = printableLine(now)
     },
-    end: () => void spinner.stop(),
+    end: () => {
+      isOver = true
+      spinner?.stop()
+    },
   }
 }

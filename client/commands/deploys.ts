@@ -42,7 +42,7 @@ export async function deploys(
       gapText(deploy),
     ]),
   )
-  print.table(['host', 'nr', 'when', 'who', 'what', 'from', 'to', 'result', 'took', 'gap'], rows)
+  await print.table(['host', 'nr', 'when', 'who', 'what', 'from', 'to', 'result', 'took', 'gap'], rows)
   if (asked === undefined) return 0
   for (const { answer } of chosen)
     for (const { receipt } of answer) for (const text of receipt ? receiptLines(print, receipt) : []) print.line(text)

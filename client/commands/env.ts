@@ -27,7 +27,7 @@ export async function envList(context: Context): Promise<number> {
   const rows = answers.flatMap(({ host, answer }) =>
     answer.variables.map(({ name, bytes, digest }) => [host.name, cell(name), MASK, String(bytes), cell(digest)]),
   )
-  if (rows.length > 0) print.table(['host', 'name', 'value', 'bytes', 'digest'], rows)
+  if (rows.length > 0) await print.table(['host', 'name', 'value', 'bytes', 'digest'], rows)
   for (const { host, answer } of answers) {
     const { revision, newest, at, by, variables } = answer
     const what = variables.length === 0 ? `${app} has no variables` : `revision ${revision} of ${app}`

@@ -18,7 +18,7 @@ export async function keys({ print, surroundings, options }: Context): Promise<n
     })
     return 0
   }
-  print.table(
+  await print.table(
     ['', 'key', 'type', 'from'],
     found.map((key) => [key === found[0] ? '→' : '', key.fingerprint, key.publicKey.type, key.from]),
   )

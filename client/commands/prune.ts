@@ -61,7 +61,7 @@ async function explained(context: Context): Promise<number> {
   }
   const rows = answers.flatMap(({ host, answer }) => answer.releases.map((release) => rowOf(print, host.name, release)))
   if (rows.length === 0) print.note(`there is no release of ${app}`)
-  else print.table(['host', 'release', 'verdict', 'because', 'frees'], rows)
+  else await print.table(['host', 'release', 'verdict', 'because', 'frees'], rows)
   for (const { host, answer } of answers) {
     for (const name of answer.strays) print.note(`${host.name}  ${cell(name)} is no release of ours: it stays`)
     print.line(`${host.name}  ${totalOf(answer)}`)

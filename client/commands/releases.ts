@@ -32,7 +32,7 @@ export async function releases(context: Context, options: { hold?: string; unhol
     ]),
   )
   if (rows.length === 0) print.note(`no release of ${app} is kept`)
-  else print.table(['host', 'release', 'state', 'created', 'signed by', 'size', 'env', 'kept because'], rows)
+  else await print.table(['host', 'release', 'state', 'created', 'signed by', 'size', 'env', 'kept because'], rows)
   return 0
 }
 

@@ -39,7 +39,7 @@ export async function status(context: Context, options: { watch?: boolean; check
       print.clear()
       print.line(new Date().toISOString())
     }
-    show(print, answers)
+    await show(print, answers)
     if (!options.watch) return exitOf(answers, options.check === true)
     await new Promise((resolve) => setTimeout(resolve, WATCH_MS))
   }
@@ -52,13 +52,13 @@ function exitOf(answers: HostAnswer[], check: boolean): number {
   return failure?.exit ?? 0
 }
 
-function show(print: Print, answers: HostAnswer[]): void {
+async function show(print: Print, answers: HostAnswer[]): Promise<void> {
   if (print.json) {
     print.value({ hosts: answers.map(hostJson) })
     return
   }
   const rows = answers.flatMap((answer) => hostRows(print, answer))
-  print.table(
+  await print.table(
     ['host', 'app', 'service', 'state', 'release', 'up', 'respawns', 'last exit', 'memory', 'port', 'disk'],
     rows,
   )

@@ -34,12 +34,12 @@ export async function trust(context: Context, url: string | undefined, { pin }: 
   return 0
 }
 
-function list({ print, surroundings }: Context): number {
+async function list({ print, surroundings }: Context): Promise<number> {
   const known = openPins(surroundings.configDir).all()
   if (print.json) print.value({ agents: known })
   else if (known.length === 0) print.note('no agent is trusted yet: tarmac trust URL --pin PIN')
   else
-    print.table(
+    await print.table(
       ['agent', 'pin'],
       known.map(({ url, pin }) => [url, pin]),
     )

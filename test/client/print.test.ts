@@ -25,7 +25,7 @@ const FAILURE = "print.failure(new Failure('busy', 'change shop: \\x1b[2J', { hi
 
 test('results go to stdout and nothing else does; outside a terminal there is no colour', () => {
   const { stdout, stderr } = said(`print.line('a result'); print.note('a step'); print.warn('odd'); ${FAILURE})
-print.line(print.tone('bad', 'red')); print.table(['a', 'b'], [['1', '22'], ['333', '4']])`)
+print.line(print.tone('bad', 'red')); await print.table(['a', 'b'], [['1', '22'], ['333', '4']])`)
   assert.equal(stdout, 'a result\nred\na    b\n1    22\n333  4\n')
   assert.equal(stderr, 'a step\nwarning: odd\nerror: change shop: \\u{1b}[2J\nhint: wait\\u{7}\n')
 })
