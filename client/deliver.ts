@@ -50,16 +50,17 @@ export async function deliver(context: Context, job: Delivery): Promise<Outcome>
   // While the host is asked we look at what changed since, and cut what is big of it.
   const asked = content && api.known(connection, app, { content, reference: kept?.digest })
   const since = kept && changesSince(kept, prepared.source.entries)
-  using chunking = beginChunks(prepared.source, since?.lacking)
+  const remembered = since === undefined ? new Map() : references.chunksOf(pin, app)
+  const bases = since === undefined ? [] : basesIn(remembered, since)
+  using chunking = beginChunks(prepared.source, { likely: since?.lacking ?? new Set(), bases })
   const known = await asked
   if (known && known.alreadyRunning !== null && !force) return alreadyRunning(context, job, known.alreadyRunning)
   const release = await prepared.release()
   context.print.note(`push ${app} ${release.signed.id} to ${host.name}`)
-  const remembered = since === undefined ? new Map() : references.chunksOf(pin, app)
   const parts = { release, chunking }
   const outcome =
     known?.reference && since !== undefined
-      ? await sendSince(context, job, { ...parts, since, bases: basesIn(remembered, since) })
+      ? await sendSince(context, job, { ...parts, since, bases })
       : await askAndSend(context, job, parts)
   if (outcome.exit === 0 && outcome.code === null) {
     const chunks = chunkTexts(release.signed.manifest, { remembered, cut: chunking.known })

@@ -28,17 +28,22 @@ export interface Chunking extends Disposable {
 }
 
 /**
- * Begins with the big ones of these at once: they are likely to be asked for, and while the agent cuts what it has, we
- * have nothing else to do. Whatever is not asked for then is left.
+ * Begins with the big ones of the `likely` at once, since nothing else is to be done while the host is asked. Whatever is
+ * not asked for then is left. `bases`: what they may be much like, which makes it twice as fast.
  */
-export function beginChunks(source: Source, likely: ReadonlySet<Sha256> = new Set()): Chunking {
+export function beginChunks(
+  source: Source,
+  { likely, bases }: { likely: ReadonlySet<Sha256>; bases: readonly BasisAnswer[] },
+): Chunking {
+  const basisOf = basesByObject(bases)
   const known = new Map<Sha256, Chunk[]>()
   let wanted: ReadonlySet<Sha256> | undefined
   const cut = async (objects: ReadonlySet<Sha256>) => {
     if (objects.size === 0) return
     for await (const object of source.objects(objects)) {
       if (object.size <= MIN_RECIPE_BYTES) continue
-      const chunks = await chunksOf(object, () => wanted === undefined || wanted.has(object.sha256))
+      const chunker = new Chunker(basisOf.get(object.sha256)?.chunks)
+      const chunks = await chunksOf(object, chunker, () => wanted === undefined || wanted.has(object.sha256))
       if (chunks !== undefined) known.set(object.sha256, chunks)
     }
   }
@@ -60,8 +65,7 @@ export function beginChunks(source: Source, likely: ReadonlySet<Sha256> = new Se
 }
 
 /** Undefined as soon as it is not wanted. */
-async function chunksOf(object: BundleObject, isWanted: () => boolean): Promise<Chunk[] | undefined> {
-  const chunker = new Chunker()
+async function chunksOf(object: BundleObject, chunker: Chunker, isWanted: () => boolean): Promise<Chunk[] | undefined> {
   const chunks: Chunk[] = []
   for await (const portion of object.open()) {
     if (!isWanted()) return undefined
@@ -77,13 +81,11 @@ export async function planRecipes(
   chunking: Chunking,
   { wanted, bases }: { wanted: ReadonlySet<Sha256>; bases: readonly BasisAnswer[] },
 ): Promise<Map<Sha256, Recipe>> {
-  const basisOf = new Map<Sha256, Basis>()
-  for (const { basis, objects, chunks } of bases) {
-    const parsed = { sha256: basis, chunks: parseChunks(chunks) }
-    for (const object of objects) if (wanted.has(object)) basisOf.set(object, parsed)
-  }
+  const basisOf = basesByObject(bases)
   const recipes = new Map<Sha256, Recipe>()
-  for (const [object, chunks] of await chunking.of(new Set(basisOf.keys()))) {
+  for (const [object, chunks] of await chunking.of(
+    new Set([...basisOf.keys()].filter((object) => wanted.has(object))),
+  )) {
     const basis = basisOf.get(object)
     if (basis === undefined) continue
     const recipe = planRecipe(chunks, basis)
@@ -91,6 +93,15 @@ export async function planRecipes(
     if (addedBytes(recipe) <= size * (1 - MIN_SAVED)) recipes.set(object, recipe)
   }
   return recipes
+}
+
+function basesByObject(bases: readonly BasisAnswer[]): Map<Sha256, Basis> {
+  return new Map(
+    bases.flatMap(({ basis, objects, chunks }) => {
+      const parsed = { sha256: basis, chunks: parseChunks(chunks) }
+      return objects.map((object): [Sha256, Basis] => [object, parsed])
+    }),
+  )
 }
 
 /** The same objects, those with a recipe as that. */

@@ -24,19 +24,39 @@ export interface Chunk {
   digest: string
 }
 
-/** Takes a content in portions of any size and gives its chunks: the same ones whatever the portions. */
+/**
+ * Takes a content in portions of any size and gives its chunks: the same ones whatever the portions. `older` are those of
+ * a content that may be much like it: where bytes are the same after a cut, so is the next cut, and is not looked for.
+ */
 export class Chunker {
   readonly #gear = gearTable()
+  /** Less the last one: a content ends anywhere. */
+  readonly #older: readonly Chunk[]
+  readonly #places: ReadonlyMap<string, number>
+  /** In `older`, what comes next if it goes on as there. */
+  #next = 0
   #hash = createHash('sha256')
   #length = 0
   /** Of the last 32 bytes: what is older was shifted out. */
   #rolling = 0
+
+  constructor(older: readonly Chunk[] = []) {
+    this.#older = older.slice(0, -1)
+    this.#places = new Map(this.#older.map(({ digest }, index) => [digest, index]))
+  }
 
   /** The chunks that end in this portion. */
   push(portion: Uint8Array): Chunk[] {
     const ended: Chunk[] = []
     let start = 0
     for (let at = 0; at < portion.length; ) {
+      const same = this.#length === 0 ? this.#asBefore(portion.subarray(at)) : undefined
+      if (same !== undefined) {
+        ended.push(same)
+        at += same.length
+        start = at
+        continue
+      }
       const end = this.#nextStop(portion, at)
       this.#length += end.at - at
       at = end.at
@@ -54,9 +74,18 @@ export class Chunker {
     return this.#length === 0 ? [] : [this.#cut()]
   }
 
+  /** The next of the older chunks, when these bytes begin with it. */
+  #asBefore(bytes: Uint8Array): Chunk | undefined {
+    const older = this.#older[this.#next]
+    if (older === undefined || older.length > bytes.length) return undefined
+    if (shortened(hash('sha256', bytes.subarray(0, older.length), 'buffer')) !== older.digest) return undefined
+    this.#next++
+    return older
+  }
+
   #cut(): Chunk {
-    const digest = this.#hash.digest().subarray(0, CHUNK_DIGEST_BYTES).toString('base64')
-    const chunk = { length: this.#length, digest }
+    const chunk = { length: this.#length, digest: shortened(this.#hash.digest()) }
+    this.#next = (this.#places.get(chunk.digest) ?? this.#older.length) + 1
     this.#hash = createHash('sha256')
     this.#length = 0
     this.#rolling = 0
@@ -81,6 +110,10 @@ export class Chunker {
     this.#rolling = rolling
     return { at: end, isCut: false }
   }
+}
+
+function shortened(digest: Buffer): string {
+  return digest.toString('base64', 0, CHUNK_DIGEST_BYTES)
 }
 
 /** A random number for each value of a byte: any will do, as long as both sides have the same. */
