@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import { run, startBackground } from './programs.ts'
+import { run, shell, startBackground } from './programs.ts'
 
 // The way between the client and the host: two network namespaces, joined. Every peer takes the same one.
 
@@ -44,7 +44,11 @@ export async function makeLink(name: LinkName): Promise<Link> {
   const ip = (...words: string[]) => run(['ip', ...words])
   const namespace = async (netns: string) => {
     await ip('netns', 'add', netns)
-    undo.unshift(() => ip('netns', 'del', netns))
+    undo.unshift(async () => {
+      // What still runs in there is what this bench began: an ssh session outlives its client for a while.
+      await shell(`ip netns pids ${netns} | xargs --no-run-if-empty kill -9`)
+      await ip('netns', 'del', netns)
+    })
     await ip('-n', netns, 'link', 'set', 'lo', 'up')
   }
   const end = async () => {

@@ -29,7 +29,10 @@ export interface Site {
 
 export async function makeSite(linkName: LinkName): Promise<Site> {
   const dir = mkdtempSync(join(BELOW, 'tarmac-bench-'))
-  const undo: (() => Promise<unknown>)[] = [() => rm(dir, { recursive: true, force: true })]
+  const undo: (() => Promise<unknown>)[] = [
+    // Again, when what was just ended has written meanwhile.
+    () => rm(dir, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 }),
+  ]
   let ending: Promise<void> | undefined
   const end = () => {
     // Whoever is second waits for the first: a signal, and what fails because of it.
@@ -55,7 +58,7 @@ export async function makeSite(linkName: LinkName): Promise<Site> {
     undo.unshift(() => link.end())
     const keyFile = join(home, '.ssh', 'id_ed25519')
     await run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-C', 'ann', '-f', keyFile])
-    const env = { PATH: process.env.PATH ?? '', HOME: home, LANG: 'C.UTF-8' }
+    const env = { PATH: process.env.PATH ?? '', HOME: home, LANG: 'C.UTF-8', TMPDIR: dir }
     if (linkName !== 'local') {
       const sshd = await startSshd(dir, { link, keyFile })
       undo.unshift(() => sshd.stop())
