@@ -22,7 +22,7 @@ export const PEERS: Record<PeerName, (site: Site, options: { programs: string })
 const PEER_NAMES: PeerName[] = ['tarmac', 'rsync', 'tar-zstd', 'casync', 'tar-gz']
 const TREES: TreeName[] = ['big', 'small', 'binary']
 const LINKS: LinkName[] = ['loopback', 'shaped']
-const ROUNDS = 5
+const ROUNDS = 3
 
 /** As typed; undefined: all. */
 export interface Choice {
@@ -74,7 +74,7 @@ export async function compare(choice: Choice): Promise<void> {
   const rows = rowsOf(samples)
   console.log(table(rows))
   console.log(
-    `×: Tarmac's time divided by the peer's. Medians of ${rounds}, peers in turn; load average ${loadAverage()}.`,
+    `×: Tarmac's time divided by the peer's. Medians of ${rounds} (casync and tar-gz on big: once), peers in turn; load average ${loadAverage()}.`,
   )
   console.log(
     'switch: of Tarmac’s time, from the release assembled to the new process serving; the peers start nothing.',
