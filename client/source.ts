@@ -65,33 +65,44 @@ export function digestOfHash(hash: Hash): Sha256 {
   return hex
 }
 
-/** Sorts by the UTF-8 bytes, as the manifest demands; JavaScript's own order differs beyond U+D7FF. */
+/** Half of a character beyond U+FFFF: there JavaScript's order, by UTF-16, is another than that of the UTF-8 bytes. */
+const SURROGATE = /[\ud800-\udfff]/
+
+/** Sorts by the UTF-8 bytes, as the manifest demands. */
 export function sortedByPath<T extends { path: string }>(items: T[]): T[] {
+  if (!items.some(({ path }) => SURROGATE.test(path))) {
+    return items.toSorted((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0))
+  }
   return items
     .map((item) => ({ item, bytes: Buffer.from(item.path) }))
     .sort((a, b) => Buffer.compare(a.bytes, b.bytes))
     .map(({ item }) => item)
 }
 
+/** Small ASCII: such a name is its own key. */
+const SMALL = /^[^A-Z\x80-\uffff]*$/
+
 /** One warning for each pair of names in one directory that a person, or another file system, takes for the same. */
 export function lookAlikes(paths: Iterable<string>): string[] {
   const known = new Map<string, string>()
-  const seen = new Set<string>()
+  const dirs = new Set<string>()
   const warnings: string[] = []
   const look = (path: string): void => {
-    seen.add(path)
     const slash = path.lastIndexOf('/') + 1
-    const key = path.slice(0, slash) + path.slice(slash).normalize('NFC').toLowerCase()
+    const name = path.slice(slash)
+    const key = SMALL.test(name) ? path : path.slice(0, slash) + name.normalize('NFC').toLowerCase()
     const other = known.get(key)
     if (other === undefined) known.set(key, path)
     else warnings.push(`${JSON.stringify(other)} and ${JSON.stringify(path)} differ only in case or Unicode form`)
   }
   for (const path of paths) {
     for (const parent of parentsOf(path)) {
-      if (seen.has(parent)) break
+      if (dirs.has(parent)) break
+      dirs.add(parent)
       look(parent)
     }
-    look(path)
+    // An empty directory has a path of its own, and may be above another one in a foreign archive.
+    if (!dirs.has(path)) look(path)
   }
   return warnings
 }

@@ -54,7 +54,7 @@ function walked(root: string, path: string, entry: Dirent): Walked {
     )
   }
   try {
-    const stat = lstatSync(join(root, path), { bigint: true })
+    const stat = lstatSync(placeOf(root, path), { bigint: true })
     return {
       kind: 'file',
       path,
@@ -78,11 +78,11 @@ function kindOf(entry: Dirent): string {
 
 function namesIn(root: string, dir: string): Dirent[] {
   try {
-    const entries = readdirSync(join(root, dir), { withFileTypes: true })
+    const entries = readdirSync(placeOf(root, dir), { withFileTypes: true })
     // Bytes that are no UTF-8 are read as U+FFFD, and the name then belongs to no file. Asking for bytes throughout
     // would cost more than all the rest, so they are asked for only where that character is seen.
     if (entries.some(({ name }) => name.includes('\uFFFD'))) {
-      for (const name of readdirSync(join(root, dir), { encoding: 'buffer' })) {
+      for (const name of readdirSync(placeOf(root, dir), { encoding: 'buffer' })) {
         if (!isUtf8Text(name)) throw notUtf8(dir === '' ? '' : `${dir}/`, name)
       }
     }
@@ -95,7 +95,7 @@ function namesIn(root: string, dir: string): Dirent[] {
 function linkOf(root: string, path: string): string {
   let target: Buffer
   try {
-    target = readlinkSync(join(root, path), { encoding: 'buffer' })
+    target = readlinkSync(placeOf(root, path), { encoding: 'buffer' })
   } catch (cause) {
     throw unreadable(path, cause)
   }
@@ -112,6 +112,11 @@ function ignoreFileOf(root: string, dir: string): string {
   }
   // git does not follow such a link. To go on without what it says could pack what must not leave this machine.
   throw new Failure('source_invalid', `read ${JSON.stringify(file)}: it is not a regular file`)
+}
+
+/** What join() gives, which takes a microsecond to make sure of what is so here. */
+function placeOf(root: string, path: string): string {
+  return path === '' ? root : `${root}/${path}`
 }
 
 function isUtf8Text(bytes: Buffer): boolean {
