@@ -53,6 +53,16 @@ async function treeIn(layout: Layout, release: Release, staging: string): Promis
   await makeTree(layout, release, tree)
 }
 
+/** Does what comes before a release can be made, and says so when it fails: by nothing that is left of what came for it. */
+export async function orWithdraw<T>(layout: Layout, signed: Signed, work: () => T): Promise<T> {
+  try {
+    return work()
+  } catch (error) {
+    await withdraw(layout, signed)
+    throw error
+  }
+}
+
 /**
  * There is no release: what came for it goes too, and room is what it most likely lacked. What a failing disk does not
  * let go is swept at the next start; it must not hide why.

@@ -9,7 +9,7 @@ import type { Amount } from '../state/ledger-disk.ts'
 import { currentRelease, type Release, readRelease, readReleaseText, sizeOf } from '../state/release-store.ts'
 import { readSigners } from '../state/signers.ts'
 import { type Proved, proveManifest, refuseNamesake, storeObjects, tidyRefused } from './admit.ts'
-import { assemble } from './assemble.ts'
+import { assemble, orWithdraw } from './assemble.ts'
 import { type Asked, type Change, openChange, type Report, runChange } from './change.ts'
 import { mendDamaged, surveyOf } from './damage.ts'
 import { passedOverBy } from './env.ts'
@@ -68,9 +68,10 @@ export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<Bu
 /** From here on the deploy belongs to the agent and runs to its end, even if the client has gone. */
 export async function rollOut(agent: Agent, ask: Ask, admitted: Admitted): Promise<void> {
   const { signed, signatures, signers, takes } = admitted
-  const change = openChange(ask, agent, signed.id)
+  const change = await orWithdraw(agent.layout, signed, () => openChange(ask, agent, signed.id))
   await runChange(agent, change, async () => {
-    agent.ledger.received(ask.app, { id: signed.id, signers, ...sizeOf(signed.manifest) })
+    const row = { id: signed.id, signers, ...sizeOf(signed.manifest) }
+    await orWithdraw(agent.layout, signed, () => agent.ledger.received(ask.app, row))
     change.step('stored', { release: signed.id })
     await mendDamaged(agent, ask.app)
     const release = await assemble(agent.layout, signed, signatures)

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isPaused } from '../helpers/fault-changes.ts'
@@ -64,6 +65,21 @@ test('a push that fails before it has become a release leaves none in the ledger
   rmSync(staging)
   mkdirSync(staging)
   assert.deepEqual(await brokenInvariants(world, { cut: true }), [])
+  assert.deepEqual([(await world.tarmac('push')).exit, await world.get()], [0, '2'])
+})
+
+test('a push that cannot be written down leaves none of the files that came for it', async (t) => {
+  const world = await makeWorld(t)
+  await world.tarmac('push')
+  world.version('2')
+  const db = new DatabaseSync(join(world.root, 'ledger.db'))
+  t.after(() => db.close())
+  for (const table of ['deploys', 'releases']) {
+    db.exec(`CREATE TRIGGER refused BEFORE INSERT ON ${table} BEGIN SELECT RAISE(ABORT, 'no room'); END`)
+    assert.notEqual((await world.tarmac('push')).exit, 0)
+    db.exec('DROP TRIGGER refused')
+    assert.deepEqual(await brokenInvariants(world), [], table)
+  }
   assert.deepEqual([(await world.tarmac('push')).exit, await world.get()], [0, '2'])
 })
 
