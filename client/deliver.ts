@@ -5,7 +5,7 @@ import { Failure } from '../shared/failure.ts'
 import { type Manifest, objectsOf } from '../shared/manifest.ts'
 import type { ReleaseId, Sha256 } from '../shared/names.ts'
 import { addedBytes, type Recipe } from '../shared/recipe.ts'
-import type { BasisAnswer } from '../shared/wire.ts'
+import { type BasisAnswer, DIRECT } from '../shared/wire.ts'
 import * as api from './api.ts'
 import { basesIn, changesSince, chunkTexts, type Since } from './changes-since.ts'
 import type { Connection } from './connection.ts'
@@ -15,12 +15,6 @@ import type { Prepared, Release } from './prepare.ts'
 import { startProgress } from './progress.ts'
 import { asRecipes, beginChunks, type Chunking, isAboutRecipes, planRecipes } from './recipes.ts'
 import { openReferences, type Reference } from './references.ts'
-
-/**
- * What changed is sent at once, with no question what the host lacks, while it is less than this: what it has of the
- * reference it has, and an early no (a full disk) would save little.
- */
-const DIRECT_BYTES = 1024 * 1024
 
 /** A host in the same building or on this machine answers sooner; what is farther is seldom reached as fast as zstd works. */
 const FAR_MS = 8
@@ -60,7 +54,7 @@ export async function deliver(context: Context, job: Delivery): Promise<Outcome>
   const parts = { release, chunking }
   const outcome =
     known?.reference && since !== undefined
-      ? await sendSince(context, job, { ...parts, since, bases })
+      ? await sendSince(context, job, { ...parts, since, bases, isRoomy: known.roomy })
       : await askAndSend(context, job, parts)
   if (outcome.exit === 0 && outcome.code === null) {
     const chunks = chunkTexts(release.signed.manifest, { remembered, cut: chunking.known })
@@ -74,18 +68,18 @@ interface Ready {
   chunking: Chunking
 }
 
-/** With a reference, at once where that is little; with a question when the host has not got what it was said to have. */
+/** With a reference, at once where that is little; with a question where it may not fit, or the host lacks what it had. */
 async function sendSince(
   context: Context,
   job: Delivery,
-  { release, chunking, since, bases }: Ready & { since: Since; bases: BasisAnswer[] },
+  { release, chunking, since, bases, isRoomy }: Ready & { since: Since; bases: BasisAnswer[]; isRoomy: boolean },
 ): Promise<Outcome> {
   const { reference, lacking: wanted } = since
   const { source, signing } = job.prepared
   try {
     const recipes = bases.length === 0 ? new Map() : await planRecipes(chunking, { wanted, bases })
-    if (sizeOf(release.signed.manifest, wanted, recipes) > DIRECT_BYTES)
-      return await askAndSend(context, job, { release, chunking, reference })
+    const isLittle = wanted.size < DIRECT.objects && sizeOf(release.signed.manifest, wanted, recipes) < DIRECT.bytes
+    if (!isLittle || !isRoomy) return await askAndSend(context, job, { release, chunking, reference })
     const objects = asRecipes(source.objects(wanted), recipes)
     return await send(context, job, { release, reference, wanted, objects, recipes })
   } catch (error) {

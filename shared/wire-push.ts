@@ -2,12 +2,20 @@ import type { ReleaseId, Sha256 } from './names.ts'
 
 // What crosses the wire before an upload. Everybody takes it from wire.ts.
 
+/**
+ * A push that brings less than both is sent at once, with no question what the host lacks: what it has of the reference
+ * it has. More is worth the question, since a no (a full disk) comes before it then.
+ */
+export const DIRECT = { bytes: 1024 * 1024, objects: 1_000 } as const
+
 /** Answer of `known`: `{"content", "reference"?}`, two digests, goes up, this comes back. */
 export interface KnownAnswer {
   /** The release of this content that runs already, and is whole: there is nothing to sign or to send. */
   alreadyRunning: ReleaseId | null
   /** Whether a bundle may be written on that reference: see difference.ts. */
   reference: boolean
+  /** Whether there is room for certain for a push of less than DIRECT on that reference. */
+  roomy: boolean
 }
 
 /** Answer of `missing`: a bundle without objects goes up, this comes back. */

@@ -1,5 +1,6 @@
 import { isFile, isLink, type Manifest } from '../../shared/manifest.ts'
 import { parentsOf } from '../../shared/tree.ts'
+import { DIRECT } from '../../shared/wire.ts'
 import type { Amount } from '../state/ledger-disk.ts'
 import type { Lacking } from '../state/store-survey.ts'
 
@@ -18,6 +19,8 @@ const INODE_BYTES = 512
 const LEDGER_BYTES = 256 * 1024
 /** Per service: environment, unit, private socket, a pipe, two links of enablement. */
 const FILES_PER_SERVICE = 6
+/** In release.json: its digest, and the names of what is told of it. */
+const MIN_FILE_TEXT_BYTES = 100
 /** Of an app: itself, objects, staging, env, releases, shared, current. */
 const FILES_PER_APP = 7
 
@@ -39,6 +42,12 @@ export function roomNeeded(coming: Coming, blockBytes: number): Amount {
   const small = Object.keys(services).length * FILES_PER_SERVICE + shared.length + FILES_PER_APP
   const all = inodes + small
   return { inodes: all, bytes: bytes + small * blockBytes + all * INODE_BYTES + LEDGER_BYTES }
+}
+
+/** Of a push of less than DIRECT, more than it can take: as if each file of its manifest had a directory to itself. */
+export function mostForLittle(textBytes: number, blockBytes: number): Amount {
+  const inodes = Math.ceil(textBytes / MIN_FILE_TEXT_BYTES) + 2 * DIRECT.objects + FILES_PER_APP
+  return { inodes, bytes: textBytes + DIRECT.bytes + inodes * (blockBytes + INODE_BYTES) + LEDGER_BYTES }
 }
 
 /** What a push takes for good: what it stores, and the release made of that. */

@@ -7,7 +7,7 @@ import type { DiskState, DiskStatus } from '../../shared/wire.ts'
 import { type Config, DEFAULTS } from '../config.ts'
 import type { Amount } from '../state/ledger-disk.ts'
 import type { Lacking } from '../state/store-survey.ts'
-import { roomNeeded, roomTaken } from './room-needed.ts'
+import { mostForLittle, roomNeeded, roomTaken } from './room-needed.ts'
 
 export interface Disk {
   path: string
@@ -79,6 +79,12 @@ export async function checkRoom(
       ? 'keep fewer releases ([keep] in tarmac.toml), or leave out files nobody runs (.tarmacignore)'
       : `make room on the host, or keep fewer releases; what could go: tarmac prune --explain --app ${manifest.app}`,
   })
+}
+
+/** Without a look at the tree: whether what brings less than DIRECT fits, with a release.json of about this size. */
+export async function hasRoomForLittle({ config }: { config: Config }, textBytes: number): Promise<boolean> {
+  const disk = await diskOf(config)
+  return shortOf(disk, mostForLittle(textBytes, disk.blockBytes)).length === 0
 }
 
 /** How much may come before the disk is asked again: little beside any reserve, and 0.1 % of the time. */

@@ -7,6 +7,7 @@ import type { Agent } from '../agent.ts'
 import { surveyOf } from '../deploy/damage.ts'
 import { alreadyRunning } from '../deploy/deploy.ts'
 import { busyFailure } from '../deploy/operations.ts'
+import { hasRoomForLittle } from '../deploy/room.ts'
 import { readRelease, releaseTextOf } from '../state/release-store.ts'
 import { parseJson, smallBody } from './body.ts'
 
@@ -25,9 +26,11 @@ export async function known(agent: Agent, app: AppName, c: Context): Promise<Res
   const busy = agent.operations.of(app)
   if (busy) throw busyFailure(busy)
   const { content, reference } = parsed.output
+  const text = reference && releaseTextOf(agent.layout, app, reference)
   const answer: KnownAnswer = {
     alreadyRunning: await runningWhole(agent, app, content),
-    reference: reference !== undefined && releaseTextOf(agent.layout, app, reference) !== undefined,
+    reference: text !== undefined,
+    roomy: text !== undefined && (await hasRoomForLittle(agent, text.length)),
   }
   return c.json(answer)
 }

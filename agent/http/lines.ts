@@ -1,4 +1,3 @@
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Context } from 'hono'
 import { stream } from 'hono/streaming'
 import type { Line } from '../../shared/wire.ts'
@@ -11,7 +10,7 @@ export const HEARTBEAT_MS = 4_000
 /**
  * Answers with NDJSON while the work goes on. The work belongs to the agent: when the client hangs up the lines go
  * nowhere and the work goes on. `stream` of Hono, since a bare ReadableStream throws at the next enqueue then.
- * Throws what the work throws at once: what could not begin is a plain refusal.
+ * Throws what the work throws before its first line: what could not begin is a plain refusal.
  */
 export async function answerWithLines(
   c: Context,
@@ -34,7 +33,7 @@ export async function answerWithLines(
   const done = work(report)
   // What it throws later is a bug, and ends this answer without a last line; left alone it would end the agent.
   void done.catch((err: unknown) => log.error({ err }, 'a change could not be carried out')).finally(end)
-  await Promise.race([done, nextTurn()])
+  await Promise.race([done, woken()])
   c.header('content-type', 'application/x-ndjson')
   return stream(c, async (out) => {
     while (!out.aborted) {

@@ -261,7 +261,7 @@ test('with a ledger that cannot be written the agent serves and answers; the nex
   assert.equal((await deploysOf(world))[0]?.kind, 'rebuilt')
   world.version('2')
   const refused = await world.tarmac('push')
-  assert.deepEqual([refused.exit, await world.get()], [3, '1'])
+  assert.deepEqual([refused.exit, await world.get()], [3, '1'], refused.stderr)
   assert.match(refused.stderr, /error: .*write the ledger: EISDIR/)
   rmSync(file, { recursive: true })
   assert.equal((await world.tarmac('push')).exit, 0)
