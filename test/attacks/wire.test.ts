@@ -465,7 +465,7 @@ test('a file name cannot write into the terminal of whoever packs it', async (t)
 })
 
 test('an agent that lies in every field cannot write into the terminal of its client', {
-  timeout: 60_000,
+  timeout: 240_000,
 }, async (t) => {
   const world = await makeWorld(t)
   await world.stopAgent()

@@ -237,7 +237,8 @@ test('a gibibyte goes through writer and reader in little memory', { timeout: 12
     }
   }
   assert.equal(total, GIBIBYTE)
-  assert.ok(peak - before < 60 * MEBIBYTE, `${Math.round((peak - before) / MEBIBYTE)} MiB more than before`)
+  // What is not yet collected is more on a busy machine; a bundle that is held is seven times this.
+  assert.ok(peak - before < 150 * MEBIBYTE, `${Math.round((peak - before) / MEBIBYTE)} MiB more than before`)
 })
 
 async function digestOf(chunks: AsyncIterable<Uint8Array>) {
