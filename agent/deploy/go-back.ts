@@ -60,6 +60,7 @@ export async function goBack(agent: Agent, failed: FailedSwitch, change: Change)
   if (release.id !== serving.release) agent.ledger.setState(change.app, release.id, 'failed')
   const lost = await stopFailed(agent, failed, change)
   if (lost !== undefined) return down(receipt, what, `stopping it failed too: ${lost}`)
+  await disarm(agent, failed, change)
   if (serving.release === null) {
     agent.ledger.setWanted(change.app, release.id)
     return down(receipt, what, 'there is no earlier release to go back to')
@@ -108,23 +109,36 @@ function down(receipt: Receipt, what: string, why: string): ChangeFailed {
 }
 
 /** A unit that gave up is left as it is: what init says of it (its respawns, its exit) is evidence. */
-async function stopFailed(
-  { init }: Agent,
-  { units, progress }: FailedSwitch,
-  change: Change,
-): Promise<string | undefined> {
+async function stopFailed({ init }: Agent, { units }: FailedSwitch, change: Change): Promise<string | undefined> {
   try {
     for (const unit of units) {
       const { state } = await init.facts(unit)
       if (state !== 'gave-up' && state !== 'failed' && state !== 'absent') await init.stop(unit)
-      await init.disable(unit)
       change.step('stopped', { release: unit.release, service: unit.service, slot: unit.slot })
     }
-    // Nothing is behind a port that was opened for this release alone: callers are refused, not kept waiting.
-    for (const service of progress.opened) await init.closePort(service)
     return undefined
   } catch (error) {
     return reasonOf(error)
+  }
+}
+
+async function disarm(agent: Agent, { units, progress }: FailedSwitch, change: Change): Promise<void> {
+  const { init, reserve } = agent
+  // Another program may have filled the disk since the way back began.
+  reserve.giveBack()
+  for (const unit of units) await orWarn(agent, change, 'disable what failed', () => init.disable(unit))
+  // Nothing is behind a port that was opened for this release alone: callers are refused, not kept waiting.
+  for (const service of progress.opened)
+    await orWarn(agent, change, 'close what was opened for it', () => init.closePort(service))
+}
+
+/** For what must not end the way back: with it undone the release before can serve all the same. */
+async function orWarn({ log }: Agent, change: Change, what: string, work: () => Promise<void>): Promise<void> {
+  try {
+    await work()
+  } catch (err) {
+    log.error({ app: change.app, change: change.id, err }, `on the way back: ${what}`)
+    change.step('warning', { message: `${what}: ${reasonOf(err)}` })
   }
 }
 
@@ -146,7 +160,7 @@ async function startAgain(
     for (const unit of old) if (unit.handover === undefined) await agent.init.closePort(unit)
     await openUp(agent.init, old)
     await startUnits(agent, old, change)
-    await makeCurrent(agent, before, old)
+    await orWarn(agent, change, `make ${id} current again`, () => makeCurrent(agent, before, old))
     await endOld(agent, { units: old, old: [] }, change)
     return undefined
   } catch (error) {

@@ -112,8 +112,11 @@ export async function createEmbedded({ dir, log }: { dir: string; log: Log }): P
     if (failed) throw failed.reason
   }
 
-  const setEnabled = (key: UnitKey, enabled: boolean) =>
-    records.update(key, (before) => ({ ...known(before, key), enabled }))
+  /** Nothing is written for what is so already: on a full disk that would fail. */
+  const setEnabled = async (key: UnitKey, enabled: boolean) => {
+    if ((await recordOf(key)).enabled === enabled) return
+    await records.update(key, (before) => ({ ...known(before, key), enabled }))
+  }
 
   for (const key of await records.keys()) {
     if (!(await recordOf(key)).enabled) continue

@@ -12,7 +12,7 @@ import {
   type Stats,
   writeFileSync,
 } from 'node:fs'
-import { lstat, open, readdir, rename, rm, rmdir, symlink, unlink } from 'node:fs/promises'
+import { lstat, open, readdir, readlink, rename, rm, rmdir, symlink, unlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { setImmediate as breathe } from 'node:timers/promises'
 import { Failure, isErrno } from '../../shared/failure.ts'
@@ -79,7 +79,10 @@ export function writeWholeSync(path: string, data: string, { mode }: { mode: num
 
 /** Makes `path` a symbolic link to `target`, at once in place of the link that was there. */
 export async function linkWhole(path: string, target: string): Promise<void> {
-  refuseOtherThan('link', await statsOf(path), path)
+  const there = await statsOf(path)
+  refuseOtherThan('link', there, path)
+  // A way back on a full disk must not need room for what is so already.
+  if (there !== undefined && (await readlink(path)) === target) return syncDirectory(dirname(path))
   const temporary = besides(path)
   await rm(temporary, { force: true })
   await symlink(target, temporary)

@@ -114,6 +114,29 @@ require('node:http').createServer((q, r) => r.end('${version}')).listen(process.
   assert.equal(await world.get(), '3')
 })
 
+test('what failed and cannot be disabled is no reason not to go back: the old one serves, and the change says so', async (t) => {
+  const world = await makeWorld(t, { faults: true })
+  world.write({ 'tarmac.toml': restarting(projectText(world.port, world.url)) })
+  await world.tarmac('push')
+  world.version('2')
+  world.fault('step.unhealthy 1 pause')
+  const push = world.tarmacBegin('push', '--max-gap', '0', '--json')
+  while (!world.isFaultHit()) await sleep(5)
+  const { pid } = JSON.parse(readFileSync(join(world.root, 'embedded/agent.json'), 'utf8'))
+  await isPaused(pid)
+  // Where the record of its unit would be written anew.
+  const inTheWay = join(world.root, 'embedded/units/shop/.web@b.json.tmp')
+  mkdirSync(inTheWay)
+  process.kill(pid, 'SIGCONT')
+  const { exit, stdout, stderr } = await push.ended
+  assert.equal(exit, 7, stderr)
+  assert.match(stdout, /"step":"warning","[^\n]*disable what failed: /)
+  assert.equal(await world.get(), '1')
+  rmSync(inTheWay, { recursive: true })
+  assert.deepEqual([(await world.tarmac('push')).exit, await world.get()], [0, '2'])
+  assert.deepEqual(await brokenInvariants(world), [])
+})
+
 test('on a disk without a free byte what runs goes on and comes back, a push is refused, and room heals it', async (t) => {
   const world = await makeWorld(t, { started: false })
   const copy = join(world.dir, 'copy')
