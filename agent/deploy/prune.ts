@@ -90,7 +90,9 @@ export async function carryOut(agent: Agent, change: Change): Promise<void> {
 }
 
 /** From here on it is gone: no rollback finds it, and an agent that starts deletes it. */
-async function takeAway({ layout, ledger }: Agent, app: AppName, id: ReleaseId): Promise<void> {
+async function takeAway({ layout, ledger, init }: Agent, app: AppName, id: ReleaseId): Promise<void> {
+  // First the units that are left of it, in the slot that idles: none may name what is not there.
+  for (const unit of await init.installed(app)) if (unit.release === id) await init.remove(unit)
   await renameWhole(layout.releaseDir(app, id), layout.removed(app, id))
   ledger.setState(app, id, 'pruned')
 }
