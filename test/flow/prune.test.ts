@@ -14,6 +14,7 @@ import {
 import { join } from 'node:path'
 import { test } from 'node:test'
 import type { DeployEntry, PruneAnswer, StepLine } from '../../shared/wire.ts'
+import { brokenInvariants } from '../helpers/invariants.ts'
 import { makeWorld, projectText, type World } from '../helpers/world.ts'
 
 /** Four good ones and two failed ones stay while the disk has room. */
@@ -115,6 +116,17 @@ test('prune --explain says what goes, what stays and why, and changes nothing; p
   assert.ok((gone[0]?.freesBytes ?? 0) >= 300_000, 'what only it had')
   assert.match((await world.tarmac('prune')).stdout, /shop: 1 release removed, 300 kB freed/)
   assert.deepEqual([(await world.tarmac('rollback')).exit, await world.get()], [0, '3'], 'there is a way back still')
+})
+
+test('a release that is pruned leaves no unit that names it', async (t) => {
+  const world = await makeWorld(t)
+  world.write({ 'tarmac.toml': projectOf(world) })
+  await push(world, '1')
+  await push(world, '2', { broken: 1 })
+  await restartWithRoom(world, 0.5)
+  assert.equal((await world.tarmac('prune')).exit, 0)
+  assert.equal(releasesOn(world).length, 1)
+  assert.deepEqual(await brokenInvariants(world), [])
 })
 
 test('a prune that was cut off between the renames and the deleting goes on to its end when the agent starts', async (t) => {

@@ -124,8 +124,8 @@ function onlyUnitsOfCurrent(
   const names = enabled.map(({ unit }) => unit.service).sort()
   if (names.join() !== [...wanted].sort().join()) say(`enabled are ${names.join()}, not ${wanted.join()}`)
   for (const { name, unit } of units) {
-    // With nothing current, what failed last is still there to be asked about, stopped and disabled.
-    if (release === undefined && !onDisk.includes(unit.release)) say(`${name} is of ${unit.release}, which is gone`)
+    // What failed last is still there to be asked about, stopped and disabled.
+    if (!onDisk.includes(unit.release)) say(`${name} is of ${unit.release}, which is gone`)
     if (release !== undefined && !services.includes(unit.service)) say(`${name} belongs to no service`)
   }
   const envFiles = globSync(`${world.root}/apps/${app}/env/*@*.env`).map((path) => basename(path, '.env'))
