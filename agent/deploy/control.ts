@@ -6,7 +6,7 @@ import { environmentOfRelease } from '../state/env-revisions.ts'
 import { currentRelease, type Release, readRelease } from '../state/release-store.ts'
 import { type Change, ChangeFailed, openChange, runChange } from './change.ts'
 import type { Ask } from './deploy.ts'
-import { receiptOf } from './go-back.ts'
+import { receiptOf } from './failure-receipt.ts'
 import { openUp, servingNow, startUnits } from './switch.ts'
 import { unitsOf } from './unit.ts'
 

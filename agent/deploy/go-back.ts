@@ -1,35 +1,15 @@
 import { Failure, reasonOf } from '../../shared/failure.ts'
-import type { ReleaseId, ServiceName } from '../../shared/names.ts'
+import type { ReleaseId } from '../../shared/names.ts'
 import type { Receipt } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
-import type { UnitFacts, UnitKey, UnitSpec } from '../init/init-system.ts'
-import { readEnvironment } from '../state/env-revisions.ts'
-import { type Release, readRelease } from '../state/release-store.ts'
-import { troubleWords } from '../state/trouble.ts'
+import type { UnitSpec } from '../init/init-system.ts'
+import { removeTree } from '../state/disk.ts'
+import { readEnvironment, revisionOf } from '../state/env-revisions.ts'
+import { currentRelease, type Release, readRelease } from '../state/release-store.ts'
 import { type Change, ChangeFailed } from './change.ts'
-import { NotHealthy } from './gate.ts'
+import { receiptOf } from './failure-receipt.ts'
 import { endOld, makeCurrent, openUp, type Progress, type Serving, startUnits } from './switch.ts'
 import { unitsOf } from './unit.ts'
-
-/** As many lines as fit one screen beside the rest of the receipt. */
-const OUTPUT_LINES = 40
-/** Longer than a line of any stack. An app that ends with megabytes on one line must not make a receipt of megabytes. */
-const OUTPUT_LINE_CHARS = 2_000
-/** The journal lags behind the exit by up to half a second (measured on systemd 255). */
-const OUTPUT_LAG_MS = 600
-
-/** "Address already in use" is all that such a program says, and nothing in it names the line of tarmac.toml. */
-const INHERITED_HINT =
-  'switch = "slots": a command that does not begin with node must take its socket from systemd (LISTEN_FDS); if it cannot: "restart"'
-
-/** It was switched to and is healthy, but callers noticed: more than was allowed. */
-export class GapTooLong extends Error {}
-
-/** Throws GapTooLong when there was a gap, and the push said how long one may be. */
-export function refuseGap({ gap, maxGapMs }: Change): void {
-  if (gap === null || maxGapMs === undefined || gap.ms <= maxGapMs) return
-  throw new GapTooLong(`its switch had a gap of ${gap.ms} ms, and ${maxGapMs} ms were allowed`)
-}
 
 const PHASES: Record<string, string> = {
   gap: 'was switched to with a gap',
@@ -63,10 +43,12 @@ export async function goBack(agent: Agent, failed: FailedSwitch, change: Change)
   await disarm(agent, failed, change)
   if (serving.release === null) {
     agent.ledger.setWanted(change.app, release.id)
+    // It was so far that it was current; a boot, and the next start of the agent, would start it.
+    await orWarn(agent, change, 'make nothing current', () => removeTree(agent.layout.currentLink(change.app)))
     return down(receipt, what, 'there is no earlier release to go back to')
   }
-  const isUntouched = failed.progress.stopped.length === 0 && (await isUp(agent, serving))
-  if (isUntouched) return untouched({ ...receipt, undone: undoneOf(change, release.id) }, what, serving.release)
+  if (await isUntouched(agent, failed, serving.release))
+    return untouched({ ...receipt, undone: undoneOf(change, release.id) }, what, serving.release)
   change.step('going-back', { release: serving.release })
   const notBack = await startAgain(agent, serving.release, failed, change)
   if (notBack !== undefined) return down(receipt, what, `going back to ${serving.release} failed too: ${notBack}`)
@@ -80,6 +62,17 @@ export async function goBack(agent: Agent, failed: FailedSwitch, change: Change)
     running: serving.release,
     undone: [...undoneOf(change, release.id), `${serving.release} was started again and is healthy`],
   })
+}
+
+/** Nothing of what served was stopped, and it was not on the way to be: it is current still, with its environment. */
+async function isUntouched(
+  agent: Agent,
+  { release, serving, progress }: FailedSwitch,
+  before: ReleaseId,
+): Promise<boolean> {
+  const { app } = release.manifest
+  if (progress.stopped.length > 0 || currentRelease(agent.layout, app) !== before) return false
+  return revisionOf(agent.layout, app, before) === serving.envRevision && (await isUp(agent, serving))
 }
 
 /** Stopped by a person, or dead: a release that does not run cannot be said to serve on. */
@@ -123,9 +116,7 @@ async function stopFailed({ init }: Agent, { units }: FailedSwitch, change: Chan
 }
 
 async function disarm(agent: Agent, { units, progress }: FailedSwitch, change: Change): Promise<void> {
-  const { init, reserve } = agent
-  // Another program may have filled the disk since the way back began.
-  reserve.giveBack()
+  const { init } = agent
   for (const unit of units) await orWarn(agent, change, 'disable what failed', () => init.disable(unit))
   // Nothing is behind a port that was opened for this release alone: callers are refused, not kept waiting.
   for (const service of progress.opened)
@@ -133,12 +124,22 @@ async function disarm(agent: Agent, { units, progress }: FailedSwitch, change: C
 }
 
 /** For what must not end the way back: with it undone the release before can serve all the same. */
-async function orWarn({ log }: Agent, change: Change, what: string, work: () => Promise<void>): Promise<void> {
+async function orWarn(agent: Agent, change: Change, what: string, work: () => Promise<void>): Promise<void> {
+  try {
+    await withReserve(agent, work)
+  } catch (err) {
+    agent.log.error({ app: change.app, change: change.id, err }, `on the way back: ${what}`)
+    change.step('warning', { message: `${what}: ${reasonOf(err)}` })
+  }
+}
+
+/** Another program may fill the disk in the middle of the way back: what the reserve holds is worth one more try. */
+async function withReserve({ reserve }: Agent, work: () => Promise<void>): Promise<void> {
   try {
     await work()
-  } catch (err) {
-    log.error({ app: change.app, change: change.id, err }, `on the way back: ${what}`)
-    change.step('warning', { message: `${what}: ${reasonOf(err)}` })
+  } catch (error) {
+    if (!reserve.giveBack()) throw error
+    await work()
   }
 }
 
@@ -148,87 +149,25 @@ async function startAgain(
   { units, serving }: FailedSwitch,
   change: Change,
 ): Promise<string | undefined> {
+  const { layout, init } = agent
   try {
-    const before = readRelease(agent.layout, change.app, id)
-    const account = await agent.init.ensureAccount(change.app)
+    const before = readRelease(layout, change.app, id)
+    const account = await init.ensureAccount(change.app)
     const slot = serving.slot ?? (units[0]?.slot === 'a' ? 'b' : 'a')
-    const env = readEnvironment(agent.layout, change.app, serving.envRevision)
-    const old = unitsOf(before, { layout: agent.layout, account, env, slot })
-    // Written again when they are not there: with nothing of it installed there is nothing to start.
-    if (serving.units.length < old.length) for (const unit of old) await agent.init.install(unit)
-    // Opened for the failed release, it would be answered by init and be taken from one that opens its port by itself.
-    for (const unit of old) if (unit.handover === undefined) await agent.init.closePort(unit)
-    await openUp(agent.init, old)
-    await startUnits(agent, old, change)
+    const env = readEnvironment(layout, change.app, serving.envRevision)
+    const old = unitsOf(before, { layout, account, env, slot })
+    await withReserve(agent, async () => {
+      // Written again when they are not there: with nothing of it installed there is nothing to start.
+      if (serving.units.length < old.length) for (const unit of old) await init.install(unit)
+      // Opened for the failed release, it would be answered by init and be taken from one that opens its port by itself.
+      for (const unit of old) if (unit.handover === undefined) await init.closePort(unit)
+      await openUp(init, old)
+      await startUnits(agent, old, change)
+    })
     await orWarn(agent, change, `make ${id} current again`, () => makeCurrent(agent, before, old))
     await endOld(agent, { units: old, old: [] }, change)
     return undefined
   } catch (error) {
     return reasonOf(error)
   }
-}
-
-export async function receiptOf(
-  agent: Agent,
-  { release, units, cause }: Pick<FailedSwitch, 'release' | 'units' | 'cause'>,
-  change: Pick<Change, 'app' | 'kind' | 'phase'>,
-): Promise<Receipt> {
-  const sick: UnitKey | undefined =
-    cause instanceof NotHealthy ? cause.unit : units.find(({ service }) => reasonOf(cause).includes(service))
-  const service: ServiceName | null = sick?.service ?? null
-  const facts: UnitFacts | undefined = cause instanceof NotHealthy ? cause.facts : undefined
-  const exit = facts?.lastExit ?? null
-  const how =
-    exit === null
-      ? ''
-      : ` (${exit.oom ? 'out of memory' : exit.signal === null ? `exit code ${exit.code}` : `signal ${exit.signal}`})`
-  return {
-    app: change.app,
-    release: release.id,
-    service,
-    // After all were healthy only making it current was left to do.
-    phase:
-      cause instanceof GapTooLong
-        ? 'gap'
-        : cause instanceof NotHealthy
-          ? 'gate'
-          : change.phase === 'healthy'
-            ? 'switch'
-            : 'start',
-    reason: `${service === null ? '' : `${service} `}${troubleWords(cause, agent.layout.root)}${how}`,
-    exit,
-    respawns: facts?.respawns ?? null,
-    output: await outputOf(agent, release, service),
-    running: null,
-    undone: [],
-    next: [
-      `tarmac logs${service === null ? '' : ` ${service}`} --release ${release.id}`,
-      ...(units.find((unit) => unit.service === service)?.handover?.style === 'inherited' ? [INHERITED_HINT] : []),
-      ...(cause instanceof Failure && cause.hint !== undefined ? [cause.hint] : []),
-      'tarmac status',
-      change.kind === 'env' ? 'set it again: tarmac env set' : 'fix it and push again: tarmac push',
-    ],
-  }
-}
-
-async function outputOf({ init }: Agent, release: Release, service: ServiceName | null): Promise<string[]> {
-  const lines: string[] = []
-  try {
-    await new Promise((resolve) => setTimeout(resolve, OUTPUT_LAG_MS))
-    const query = {
-      app: release.manifest.app,
-      release: release.id,
-      lines: OUTPUT_LINES,
-      ...(service === null ? {} : { service }),
-    }
-    for await (const line of init.logs(query, AbortSignal.timeout(5_000))) lines.push(clipped(line.message))
-  } catch (error) {
-    // The receipt is worth having without its output; what went wrong reading it stands in its place.
-    lines.push(`(its output could not be read: ${reasonOf(error)})`)
-  }
-  return lines
-}
-
-function clipped(text: string): string {
-  return text.length > OUTPUT_LINE_CHARS ? `${text.slice(0, OUTPUT_LINE_CHARS).toWellFormed()}…` : text
 }

@@ -4,8 +4,8 @@ import type { Agent } from '../agent.ts'
 import type { UnitFacts, UnitKey } from '../init/init-system.ts'
 import { readRelease } from '../state/release-store.ts'
 import type { Change } from './change.ts'
+import { receiptOf } from './failure-receipt.ts'
 import { NotHealthy } from './gate.ts'
-import { receiptOf } from './go-back.ts'
 import { servingNow } from './switch.ts'
 
 /** In the record, where a person's name and the fingerprint of a key would stand. */
