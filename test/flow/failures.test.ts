@@ -114,28 +114,55 @@ require('node:http').createServer((q, r) => r.end('${version}')).listen(process.
   assert.equal(await world.get(), '3')
 })
 
+/** Where the record of the unit in a slot would be written anew. */
+const recordOf = (world: World, slot: string) => join(world.root, `embedded/units/shop/.web@${slot}.json.tmp`)
+
+/** A push that finds something in its way from this place on. */
+async function pushAgainst(world: World, { place, inTheWay }: { place: string; inTheWay: string }, ...argv: string[]) {
+  world.fault(`${place} 1 pause`)
+  const push = world.tarmacBegin('push', '--json', ...argv)
+  while (!world.isFaultHit()) await sleep(5)
+  const { pid } = JSON.parse(readFileSync(join(world.root, 'embedded/agent.json'), 'utf8'))
+  await isPaused(pid)
+  mkdirSync(inTheWay)
+  process.kill(pid, 'SIGCONT')
+  const ran = await push.ended
+  rmSync(inTheWay, { recursive: true })
+  return ran
+}
+
 test('what failed and cannot be disabled is no reason not to go back: the old one serves, and the change says so', async (t) => {
   const world = await makeWorld(t, { faults: true })
   world.write({ 'tarmac.toml': restarting(projectText(world.port, world.url)) })
   await world.tarmac('push')
   world.version('2')
-  world.fault('step.unhealthy 1 pause')
-  const push = world.tarmacBegin('push', '--max-gap', '0', '--json')
-  while (!world.isFaultHit()) await sleep(5)
-  const { pid } = JSON.parse(readFileSync(join(world.root, 'embedded/agent.json'), 'utf8'))
-  await isPaused(pid)
-  // Where the record of its unit would be written anew.
-  const inTheWay = join(world.root, 'embedded/units/shop/.web@b.json.tmp')
-  mkdirSync(inTheWay)
-  process.kill(pid, 'SIGCONT')
-  const { exit, stdout, stderr } = await push.ended
+  const at = { place: 'step.unhealthy', inTheWay: recordOf(world, 'b') }
+  const { exit, stdout, stderr } = await pushAgainst(world, at, '--max-gap', '0')
   assert.equal(exit, 7, stderr)
   assert.match(stdout, /"step":"warning","[^\n]*disable what failed: /)
   assert.equal(await world.get(), '1')
-  rmSync(inTheWay, { recursive: true })
   assert.deepEqual([(await world.tarmac('push')).exit, await world.get()], [0, '2'])
   assert.deepEqual(await brokenInvariants(world), [])
 })
+
+test('a release that was made current and cannot be enabled is left whole: the one before is current, or nothing is', async (t) => {
+  const world = await makeWorld(t, { faults: true })
+  const first = await pushAgainst(world, { place: 'env.bound', inTheWay: recordOf(world, 'a') })
+  assert.equal(first.exit, 8, first.stderr)
+  assert.deepEqual(await brokenInvariants(world), [])
+  await world.tarmac('push')
+  const [serving] = readdirSync(join(world.root, 'embedded/units/shop')).filter((name) => recordIsEnabled(world, name))
+  world.version('2')
+  const inTheWay = recordOf(world, serving === 'web@a.json' ? 'b' : 'a')
+  const second = await pushAgainst(world, { place: 'env.bound', inTheWay })
+  assert.equal(second.exit, 7, second.stderr)
+  assert.deepEqual(await brokenInvariants(world), [])
+  assert.deepEqual([(await world.tarmac('push')).exit, await world.get()], [0, '2'])
+})
+
+function recordIsEnabled(world: World, name: string): boolean {
+  return JSON.parse(readFileSync(join(world.root, 'embedded/units/shop', name), 'utf8')).enabled
+}
 
 test('on a disk without a free byte what runs goes on and comes back, a push is refused, and room heals it', async (t) => {
   const world = await makeWorld(t, { started: false })
