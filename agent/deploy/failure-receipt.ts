@@ -6,7 +6,7 @@ import type { UnitFacts, UnitKey, UnitSpec } from '../init/init-system.ts'
 import type { Release } from '../state/release-store.ts'
 import { troubleWords } from '../state/trouble.ts'
 import type { Change } from './change.ts'
-import { GapTooLong } from './gap.ts'
+import { GapTooLong } from './gap-too-long.ts'
 import { NotHealthy } from './gate.ts'
 
 /** As many lines as fit one screen beside the rest of the receipt. */
