@@ -4,6 +4,7 @@ import type { Agent } from '../agent.ts'
 import type { UnitSpec } from '../init/init-system.ts'
 import { environmentOfRelease } from '../state/env-revisions.ts'
 import { currentRelease, type Release, readRelease } from '../state/release-store.ts'
+import { withReserve } from '../state/reserve.ts'
 import { type Change, ChangeFailed, openChange, runChange } from './change.ts'
 import type { Ask } from './deploy.ts'
 import { receiptOf } from './failure-receipt.ts'
@@ -75,8 +76,10 @@ async function startAll(
   change: Change,
 ): Promise<void> {
   try {
-    await openUp(agent.init, units)
-    await startUnits(agent, units, change)
+    await withReserve(agent.reserve, async () => {
+      await openUp(agent.init, units)
+      await startUnits(agent, units, change)
+    })
   } catch (cause) {
     const receipt = await receiptOf(agent, { release, units, cause }, change)
     // What a person asked to run, and runs, is left running; but it is said for what it is.

@@ -6,6 +6,7 @@ import type { UnitSpec } from '../init/init-system.ts'
 import { removeTree } from '../state/disk.ts'
 import { readEnvironment, revisionOf } from '../state/env-revisions.ts'
 import { currentRelease, type Release, readRelease } from '../state/release-store.ts'
+import { withReserve } from '../state/reserve.ts'
 import { type Change, ChangeFailed } from './change.ts'
 import { receiptOf } from './failure-receipt.ts'
 import { endOld, makeCurrent, openUp, type Progress, type Serving, startUnits } from './switch.ts'
@@ -126,20 +127,10 @@ async function disarm(agent: Agent, { units, progress }: FailedSwitch, change: C
 /** For what must not end the way back: with it undone the release before can serve all the same. */
 async function orWarn(agent: Agent, change: Change, what: string, work: () => Promise<void>): Promise<void> {
   try {
-    await withReserve(agent, work)
+    await withReserve(agent.reserve, work)
   } catch (err) {
     agent.log.error({ app: change.app, change: change.id, err }, `on the way back: ${what}`)
     change.step('warning', { message: `${what}: ${reasonOf(err)}` })
-  }
-}
-
-/** Another program may fill the disk in the middle of the way back: what the reserve holds is worth one more try. */
-async function withReserve({ reserve }: Agent, work: () => Promise<void>): Promise<void> {
-  try {
-    await work()
-  } catch (error) {
-    if (!reserve.giveBack()) throw error
-    await work()
   }
 }
 
@@ -156,7 +147,7 @@ async function startAgain(
     const slot = serving.slot ?? (units[0]?.slot === 'a' ? 'b' : 'a')
     const env = readEnvironment(layout, change.app, serving.envRevision)
     const old = unitsOf(before, { layout, account, env, slot })
-    await withReserve(agent, async () => {
+    await withReserve(agent.reserve, async () => {
       // Written again when they are not there: with nothing of it installed there is nothing to start.
       if (serving.units.length < old.length) for (const unit of old) await init.install(unit)
       // Opened for the failed release, it would be answered by init and be taken from one that opens its port by itself.

@@ -70,6 +70,16 @@ export function reserveAt({ root, reserveDir, reserveFile }: Layout, log: Log): 
   }
 }
 
+/** Another program may fill the disk in the middle of what makes an app serve again: the reserve is worth one more try. */
+export async function withReserve({ giveBack }: Reserve, work: () => Promise<void>): Promise<void> {
+  try {
+    await work()
+  } catch (error) {
+    if (!giveBack()) throw error
+    await work()
+  }
+}
+
 /** Pure: how much is set aside on a file system of this size. */
 export function reserveSize({
   bsize,
