@@ -1,11 +1,12 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { changedWhilePacked } from '../shared/bundle-write.ts'
 import { isErrno } from '../shared/failure.ts'
 import type { Entry } from '../shared/manifest.ts'
 import { type HashProgress, hashTree, openHashCache } from './hash-cache.ts'
 import { type Choice, PROJECT_FILE } from './ignore.ts'
 import { fileBytes, type Source, unreadable, wantedObjects } from './source.ts'
-import { walk } from './walk.ts'
+import { type WalkedFile, walk, walkedFile } from './walk.ts'
 
 export interface TreeOptions extends Choice {
   /** Where digests are remembered between pushes; usually `$XDG_CACHE_HOME/tarmac`. */
@@ -33,10 +34,22 @@ export async function treeSource(dir: string, options: TreeOptions): Promise<Sou
     entries,
     warnings: walked.warnings,
     ...(projectToml === undefined ? {} : { projectToml }),
-    objects: (wanted) =>
-      wantedObjects(entries, wanted, ({ path }, scratch, from) => fileBytes(join(dir, path), scratch, from)),
+    objects: (wanted) => {
+      const known = new Map(files.map((file) => [file.path, file]))
+      return wantedObjects(entries, wanted, ({ path }, scratch, from) =>
+        unchangedBytes(dir, known.get(path) as WalkedFile, { scratch, from }),
+      )
+    },
     close: () => {},
   }
+}
+
+/** Throws `source_invalid` when it is not, by a look afterwards, what was walked. */
+function* unchangedBytes(dir: string, file: WalkedFile, { scratch, from }: { scratch: Buffer; from: number }) {
+  yield* fileBytes(join(dir, file.path), scratch, from)
+  const now = walkedFile(dir, file.path)
+  if (now.size !== file.size || now.mtimeNs !== file.mtimeNs || now.ctimeNs !== file.ctimeNs || now.ino !== file.ino)
+    throw changedWhilePacked(file.path)
 }
 
 function textAt(file: string): string | undefined {

@@ -53,6 +53,11 @@ function walked(root: string, path: string, entry: Dirent): Walked {
       },
     )
   }
+  return walkedFile(root, path)
+}
+
+/** A file as it is at this moment. Throws `source_invalid`. */
+export function walkedFile(root: string, path: string): WalkedFile {
   try {
     const stat = lstatSync(placeOf(root, path), { bigint: true })
     return {

@@ -1,17 +1,19 @@
 import { pipeline } from 'node:stream'
 import { createZstdDecompress } from 'node:zlib'
-import { Header } from 'tar/header'
 import {
   BLOCK_BYTES,
   CHUNK_BYTES,
   CHUNKS_IN_FLIGHT,
   END_BYTES,
   entryHeader,
+  field,
   MAX_SIGNATURE_BYTES,
   MAX_SIGNATURES,
   malformed,
+  NAME_FIELD,
   paddingBytes,
   parseEntryName,
+  SIZE_FIELD,
 } from './bundle.ts'
 import { decompression } from './difference.ts'
 import { Failure, reasonOf } from './failure.ts'
@@ -44,6 +46,8 @@ const LIMITED_BY_MANIFEST: BundleLimits = { maxObjects: MAX_FILES, maxBytes: Num
 /** zstd never makes more than 1/256 and a few bytes a block out of what it cannot compress; the rest is what is under way. */
 const MAX_EXPANSION = 1.01
 const MAX_UNDER_WAY_BYTES = 8 * 1024 * 1024
+
+const ZEROS = Buffer.alloc(BLOCK_BYTES)
 
 /**
  * Reads a bundle while it arrives, in little memory. Gives the manifest, its signatures, then the objects and recipes; a reader
@@ -108,15 +112,13 @@ async function nextHeader(tar: Portions): Promise<EntryHead | undefined> {
   return { name, path, size }
 }
 
+/** Of the two fields that say something; whether they and the rest are as they must be, the caller asks. */
 function parseHeader(block: Buffer): { path: string; size: number } {
-  let header: Header
-  try {
-    header = new Header(block)
-  } catch (cause) {
-    throw malformed(`entry: its header cannot be read: ${reasonOf(cause)}`, cause)
-  }
-  const { path, size } = header
-  if (path === undefined || size === undefined) throw malformed('entry: its header has no name or no size')
+  const name = field(block, NAME_FIELD)
+  const end = name.indexOf(0)
+  const path = name.toString('latin1', 0, end === -1 ? name.length : end)
+  const size = Number.parseInt(field(block, SIZE_FIELD).toString('latin1'), 8)
+  if (Number.isNaN(size)) throw malformed(`entry ${JSON.stringify(path)}: its header has no size`)
   return { path, size }
 }
 
@@ -138,8 +140,9 @@ async function zeros(tar: Portions, size: number): Promise<void> {
   if (!isZero(await tar.exactly(size))) throw malformed('has something where only zeros belong')
 }
 
+/** Of a block at most. */
 function isZero(bytes: Buffer): boolean {
-  return bytes.every((byte) => byte === 0)
+  return bytes.equals(ZEROS.subarray(0, bytes.length))
 }
 
 /** What one zstd frame holds. The bytes of the source are taken no faster than the result is. */

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { pipeline, type Writable } from 'node:stream'
+import type { Writable } from 'node:stream'
 import { createZstdCompress } from 'node:zlib'
 import {
   BLOCK_BYTES,
@@ -16,8 +16,8 @@ import {
   recipeName,
   signatureName,
 } from './bundle.ts'
-import { compression } from './difference.ts'
-import { Failure } from './failure.ts'
+import { compression, type LinkKind } from './difference.ts'
+import { Failure, reasonOf } from './failure.ts'
 import { MAX_MANIFEST_BYTES } from './manifest.ts'
 
 /** What goes into a bundle. Manifest and signatures are written as they are; objects come in any order, each once. */
@@ -27,37 +27,88 @@ export interface BundleParts {
   objects: AsyncIterable<BundleObject> | Iterable<BundleObject>
   /** A text the reader has too: see difference.ts. Not for a bundle that is to stand alone. */
   reference?: Uint8Array | undefined
-  /** The link is what it waits for: more time for fewer bytes. */
-  isFar?: boolean | undefined
+  /** What it is sent over, see difference.ts. */
+  link?: LinkKind | undefined
+  /** An agent takes it, which hashes all of it: here it is not done once more. */
+  isSent?: boolean | undefined
 }
 
 const ZEROS = Buffer.alloc(BLOCK_BYTES)
 
 /**
- * A bundle's bytes, compressed, as they become ready; nothing is read before it is asked for. Every object is hashed
- * as it passes (what a recipe makes only the agent can hash): a file that changes between walk and packing throws `source_invalid` naming it, instead of travelling
- * to a host that refuses it. Whatever `objects` throws comes out as itself.
+ * A bundle's bytes, compressed, as they become ready; nothing is read before it is asked for. Every object of a bundle that
+ * is kept is hashed as it passes: a file that changed between walk and packing throws `source_invalid` naming it. Whatever
+ * `objects` throws comes out as itself.
  */
 export async function* bundleBytes(parts: BundleParts): AsyncGenerator<Buffer> {
   const options = {
     chunkSize: CHUNK_BYTES,
     highWaterMark: CHUNKS_IN_FLIGHT * CHUNK_BYTES,
-    ...compression(parts.reference, { isFar: parts.isFar ?? false }),
+    ...compression(parts.reference, parts.link),
   }
   const zstd = createZstdCompress(options)
-  // The callback is there because pipeline asks for one: an error of either side also comes out of the loop below.
-  pipeline(unhurriedEnd(batched(tarBytes(parts)), zstd), zstd, () => {})
+  // It never throws: what goes wrong destroys zstd, and so comes out of the loop below.
+  void feed(zstd, tarBytes(parts))
   for await (const chunk of zstd) yield chunk
 }
 
 /**
- * Node ends the frame with the last write when it knows by then that it is the last, and once more when the stream is
- * flushed: an empty second frame, which our own reader refuses. So the end is said only when all is written.
+ * Joins the pieces to chunks for zstd, since most are headers and small files and each write is a trip to another thread.
+ * The few chunks are filled again and again: half a gigabyte of new ones would set the garbage collector to work on all
+ * that is held besides. Ends zstd, or destroys it with what the pieces throw.
  */
-async function* unhurriedEnd(pieces: AsyncIterable<Uint8Array>, zstd: Writable): AsyncGenerator<Uint8Array> {
-  yield* pieces
-  // Also called, with an error, when the stream is destroyed: this never waits for ever.
-  await new Promise((resolve) => zstd.write(Buffer.alloc(0), resolve))
+async function feed(zstd: Writable, pieces: AsyncIterable<Uint8Array>): Promise<void> {
+  const chunks = chunksOf(zstd)
+  try {
+    let chunk = await chunks.free()
+    let used = 0
+    for await (const piece of pieces) {
+      for (let at = 0; at < piece.length; ) {
+        const some = piece.subarray(at, at + CHUNK_BYTES - used)
+        chunk.set(some, used)
+        at += some.length
+        used += some.length
+        if (used < CHUNK_BYTES) continue
+        chunks.write(chunk, used)
+        chunk = await chunks.free()
+        used = 0
+      }
+      if (zstd.destroyed) return
+    }
+    chunks.write(chunk, used)
+    // Node ends the frame with the last write when it knows by then that it is the last, and once more when the stream
+    // is flushed: an empty second frame, which our own reader refuses. So the end is said only when all is written.
+    await chunks.written()
+    zstd.end()
+  } catch (error) {
+    zstd.destroy(error instanceof Error ? error : new Error(reasonOf(error)))
+  }
+}
+
+/** CHUNKS_IN_FLIGHT of them. A write to a stream that was destroyed is called back too, so that nothing waits for ever. */
+function chunksOf(zstd: Writable) {
+  const free: Buffer[] = Array.from({ length: CHUNKS_IN_FLIGHT }, () => Buffer.allocUnsafeSlow(CHUNK_BYTES))
+  const taken = async (count: number) => {
+    while (free.length < count) await new Promise<void>((resolve) => (freed = resolve))
+  }
+  let freed = () => {}
+  return {
+    /** One to fill, when zstd has taken in what was in it. */
+    async free(): Promise<Buffer> {
+      // Lets zstd's thread hand over its result and take the next chunk while this one reads on. Awaits alone do not:
+      // what they wake runs before anything another thread has to say. Without this the two work in turn.
+      await new Promise((resolve) => setImmediate(resolve))
+      await taken(1)
+      return free.pop() as Buffer
+    },
+    write(chunk: Buffer, used: number): void {
+      zstd.write(chunk.subarray(0, used), () => {
+        free.push(chunk)
+        freed()
+      })
+    },
+    written: () => taken(CHUNKS_IN_FLIGHT),
+  }
 }
 
 async function* tarBytes(parts: BundleParts): AsyncGenerator<Uint8Array> {
@@ -73,15 +124,16 @@ async function* tarBytes(parts: BundleParts): AsyncGenerator<Uint8Array> {
     if (seen.has(object.sha256)) throw new Error(`object ${object.sha256} was given to the bundle twice`)
     seen.add(object.sha256)
     yield entryHeader((object.recipe ? recipeName : objectName)(object.sha256), object.size)
-    const hash = createHash('sha256')
+    const hash = parts.isSent ? undefined : createHash('sha256')
     let left = object.size
     for await (const chunk of object.open()) {
       left -= chunk.length
-      if (left < 0) throw changed(object)
-      hash.update(chunk)
+      if (left < 0) throw changedWhilePacked(object.path ?? object.sha256)
+      hash?.update(chunk)
       yield chunk
     }
-    if (left !== 0 || (!object.recipe && hash.digest('hex') !== object.sha256)) throw changed(object)
+    if (left !== 0 || (hash && hash.digest('hex') !== object.sha256))
+      throw changedWhilePacked(object.path ?? object.sha256)
     yield ZEROS.subarray(0, paddingBytes(object.size))
   }
   yield Buffer.alloc(END_BYTES)
@@ -97,34 +149,8 @@ function* smallEntry(name: string, text: string, maxBytes: number): Generator<Ui
   yield ZEROS.subarray(0, paddingBytes(content.length))
 }
 
-function changed(object: BundleObject): Failure {
-  return new Failure(
-    'source_invalid',
-    `pack ${JSON.stringify(object.path ?? object.sha256)}: it changed while it was packed`,
-    {
-      hint: 'run again when nothing writes to it, or name it in .tarmacignore',
-    },
-  )
-}
-
-/** Joins small pieces: every write to a zlib stream is a trip to another thread, and most pieces are headers and small files. */
-async function* batched(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-  let batch = Buffer.allocUnsafeSlow(CHUNK_BYTES)
-  let used = 0
-  for await (const piece of pieces) {
-    for (let at = 0; at < piece.length; ) {
-      const some = piece.subarray(at, at + CHUNK_BYTES - used)
-      batch.set(some, used)
-      at += some.length
-      used += some.length
-      if (used < CHUNK_BYTES) continue
-      yield batch
-      // Lets zstd's thread hand over its result and take the next chunk while this one reads on. Awaits alone do not:
-      // what they wake runs before anything another thread has to say. Without this the two work in turn.
-      await new Promise((resolve) => setImmediate(resolve))
-      batch = Buffer.allocUnsafeSlow(CHUNK_BYTES)
-      used = 0
-    }
-  }
-  if (used > 0) yield batch.subarray(0, used)
+export function changedWhilePacked(path: string): Failure {
+  return new Failure('source_invalid', `pack ${JSON.stringify(path)}: it changed while it was packed`, {
+    hint: 'run again when nothing writes to it, or name it in .tarmacignore',
+  })
 }

@@ -19,13 +19,15 @@ export const MAX_SIGNATURES = 16
 export const MAX_WINDOW_LOG = 23
 /** A quarter of the time of level 6 for nine tenths of its effect on installed packages. */
 export const ZSTD_LEVEL = 3
+/** Half the time of level 3 for a sixth more bytes, which a link that is faster than zstd does not notice. */
+export const ZSTD_LEVEL_NEAR = 1
 /**
  * Over a slow link: 526 MB of installed packages become 79 MB instead of 105, at 88 MB a second of one core, which is
  * faster than such a link as long as that takes less than some 100 Mbit/s.
  */
 export const ZSTD_LEVEL_FAR = 9
-/** Big enough that a call into zstd's thread costs little, small enough to have several in flight. */
-export const CHUNK_BYTES = 256 * 1024
+/** Big enough that a call into zstd's thread costs little (twice as much time with a quarter of it), small enough to have several in flight. */
+export const CHUNK_BYTES = 1024 * 1024
 /** zstd works on one in its thread while this one fills the next: with one only, they wait for each other in turn. */
 export const CHUNKS_IN_FLIGHT = 4
 
@@ -75,12 +77,47 @@ export function parseEntryName(name: string): EntryName {
   throw malformed(`entry ${JSON.stringify(name)}: no such name in a bundle`)
 }
 
-/** The one header an entry of this name and size can have. */
+/** Where POSIX.1-1988 ustar has what differs between our headers. */
+export const NAME_FIELD = { at: 0, bytes: 100 } as const
+export const SIZE_FIELD = { at: 124, bytes: 12 } as const
+const CHECKSUM_FIELD = { at: 148, bytes: 8 } as const
+
+/** The header of an empty file without a name: all ours are that but for the three fields. */
+const PLAIN_HEADER = plainHeader()
+const PLAIN_SUM = sumOf(PLAIN_HEADER) + CHECKSUM_FIELD.bytes * 0x20
+
+/** The one header an entry of this name (ASCII, at most 100 bytes) and size can have. Twenty times faster than encoding all of it. */
 export function entryHeader(name: string, size: number): Buffer {
+  const block = Buffer.from(PLAIN_HEADER)
+  block.write(name, NAME_FIELD.at, 'latin1')
+  block.write(octal(size, SIZE_FIELD.bytes), SIZE_FIELD.at, 'latin1')
+  const sum = PLAIN_SUM + sumOf(block.subarray(0, name.length)) + sumOf(field(block, SIZE_FIELD))
+  block.write(octal(sum, CHECKSUM_FIELD.bytes), CHECKSUM_FIELD.at, 'latin1')
+  return block
+}
+
+function plainHeader(): Buffer {
   const block = Buffer.alloc(BLOCK_BYTES)
   const still = { mode: 0o644, uid: 0, gid: 0, mtime: new Date(0), uname: '', gname: '' }
-  new Header({ ...still, type: 'File', path: name, size }).encode(block)
+  new Header({ ...still, type: 'File', path: '', size: 0 }).encode(block)
+  for (const { at, bytes } of [SIZE_FIELD, CHECKSUM_FIELD]) block.fill(0, at, at + bytes)
   return block
+}
+
+export function field(block: Buffer, { at, bytes }: { at: number; bytes: number }): Buffer {
+  return block.subarray(at, at + bytes)
+}
+
+/** As the tar package writes it: a space and a zero behind it, or the zero alone where there is room for no more. */
+function octal(value: number, bytes: number): string {
+  const digits = value.toString(8)
+  return `${digits.length === bytes - 1 ? digits : `${digits.padStart(bytes - 2, '0')} `}\0`
+}
+
+function sumOf(bytes: Buffer): number {
+  let sum = 0
+  for (const byte of bytes) sum += byte
+  return sum
 }
 
 /** Zeros after a content of this size, up to the next block. */

@@ -1,5 +1,5 @@
 import { constants } from 'node:zlib'
-import { MAX_WINDOW_LOG, ZSTD_LEVEL, ZSTD_LEVEL_FAR } from './bundle.ts'
+import { MAX_WINDOW_LOG, ZSTD_LEVEL, ZSTD_LEVEL_FAR, ZSTD_LEVEL_NEAR } from './bundle.ts'
 
 // A reference is the exact text of a release.json that both ends have. As zstd's dictionary it makes the manifest of a bundle
 // a difference: two of 4.5 MB that differ in five files take 700 bytes instead of 1.1 MB. It names no one and proves
@@ -21,17 +21,22 @@ function reachOf(reference: Uint8Array): number {
   return Math.ceil(Math.log2(Math.max(reference.length, 2)))
 }
 
+/** `near`: zstd is what it waits for, so less of that. `far`: the link is, so fewer bytes. Neither is known of a file. */
+export type LinkKind = 'near' | 'far'
+
+const WITHOUT_REFERENCE = {
+  near: { [constants.ZSTD_c_compressionLevel]: ZSTD_LEVEL_NEAR },
+  file: { [constants.ZSTD_c_compressionLevel]: ZSTD_LEVEL },
+  far: { [constants.ZSTD_c_compressionLevel]: ZSTD_LEVEL_FAR, [constants.ZSTD_c_windowLog]: MAX_WINDOW_LOG },
+}
+
 /**
  * What a zstd compressor needs to write a bundle on a reference, or without one. Objects get as small as at level 3; or,
- * without a reference and over a link that is slower than zstd, a quarter smaller.
+ * without a reference, as suits the link.
  */
-export function compression(reference: Uint8Array | undefined, { isFar = false } = {}) {
+export function compression(reference: Uint8Array | undefined, link?: LinkKind) {
+  if (reference === undefined) return { params: WITHOUT_REFERENCE[link ?? 'file'] }
   const level = { [constants.ZSTD_c_compressionLevel]: ZSTD_LEVEL }
-  if (reference === undefined && isFar) {
-    const far = { [constants.ZSTD_c_compressionLevel]: ZSTD_LEVEL_FAR, [constants.ZSTD_c_windowLog]: MAX_WINDOW_LOG }
-    return { params: far }
-  }
-  if (reference === undefined) return { params: level }
   const reach = reachOf(reference)
   return {
     dictionary: reference,

@@ -6,9 +6,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import type { BundleObject } from '../../shared/bundle.ts'
+import { Header } from 'tar/header'
+import { type BundleObject, entryHeader } from '../../shared/bundle.ts'
 import { type BundleLimits, readBundle } from '../../shared/bundle-read.ts'
 import { type BundleParts, bundleBytes } from '../../shared/bundle-write.ts'
+import { MAX_FILE_BYTES } from '../../shared/manifest.ts'
 import { sha256 } from '../../shared/names.ts'
 
 const MANIFEST = '{"format":1,"app":"shop","é":"…"}'
@@ -265,4 +267,15 @@ test('a manifest of 25,000 files on the one before takes some hundred bytes, and
   const alone = await packed({ objects })
   const behind = await packed({ manifest, reference, objects })
   assert.ok(behind.length < alone.length * 1.01 + 1_000, `${behind.length} and ${alone.length} bytes`)
+})
+
+test('a header is the one that the tar package writes, at every width of a size', () => {
+  const still = { mode: 0o644, uid: 0, gid: 0, mtime: new Date(0), uname: '', gname: '', type: 'File' } as const
+  for (const path of ['release.json', 'signatures/12.sig', `objects/${'ab'.repeat(32)}`]) {
+    for (const size of [0, 1, 511, 8 ** 9, 8 ** 10 - 1, 8 ** 10, MAX_FILE_BYTES]) {
+      const block = Buffer.alloc(512)
+      new Header({ ...still, path, size }).encode(block)
+      assert.deepEqual(entryHeader(path, size), block, `${path} ${size}`)
+    }
+  }
 })
