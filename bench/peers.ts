@@ -1,4 +1,4 @@
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Ran, shell } from './programs.ts'
 import type { Site } from './site.ts'
@@ -42,7 +42,7 @@ function sshPeer(
     name,
     does,
     async reset() {
-      rmSync(host, { recursive: true, force: true })
+      site.setAside(host)
       mkdirSync(join(host, 'releases'), { recursive: true })
       pushed = []
       if (prepare !== undefined) writeFileSync(join(site.dir, `${name}-ssh`), prepare, { mode: 0o755 })

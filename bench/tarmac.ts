@@ -1,4 +1,4 @@
-import { appendFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Peer } from './peers.ts'
 import { type Background, type Ran, run, shell, startBackground } from './programs.ts'
@@ -110,7 +110,7 @@ export function tarmac(site: Site, { toml = workerToml(), programs = DIST }: Tar
     async reset() {
       await agent?.stop()
       for (const path of [root, join(site.home, '.cache'), join(site.home, '.config')]) {
-        rmSync(path, { recursive: true, force: true })
+        site.setAside(path)
       }
       const made = await onHost('init', '--listen', listen)
       pin = /^pin (\S+)$/m.exec(made.stdout)?.[1] ?? ''
