@@ -5,7 +5,7 @@ import type { Agent } from '../agent.ts'
 import { LOST } from '../state/chain.ts'
 import type { Loss } from '../state/ledger-chain.ts'
 import type { FoundRelease } from '../state/ledger-rebuild.ts'
-import { bytesOfObjects } from '../state/object-sweep.ts'
+import { lookThrough } from '../state/object-sweep.ts'
 import {
   appsOn,
   currentRelease,
@@ -74,7 +74,7 @@ async function adoptApp({ layout, ledger, log, signers }: Parts, app: AppName): 
     },
   })
   log.error({ app, current, code: loss?.code, found: found.map(({ id }) => id) }, `ledger rebuilt: ${reason}`)
-  if (loss?.code === LOST) ledger.setBytesOnDisk(app, await bytesOfObjects(layout, app))
+  if (loss?.code === LOST) ledger.setBytesOnDisk(app, (await lookThrough(layout, app)).bytes)
 }
 
 /** Nothing, for a directory whose release.json is not that of this release: it is no release, and stays for a person. */

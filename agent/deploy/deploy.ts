@@ -6,6 +6,7 @@ import { type AppName, type ReleaseId, type Sha256, sha256 } from '../../shared/
 import type { Agent } from '../agent.ts'
 import { type Environment, environmentOfRelease, newestEnvironment, setNewestRevision } from '../state/env-revisions.ts'
 import type { Amount } from '../state/ledger-disk.ts'
+import { lookThrough } from '../state/object-sweep.ts'
 import { currentRelease, type Release, readRelease, readReleaseText, sizeOf } from '../state/release-store.ts'
 import { readSigners } from '../state/signers.ts'
 import { type Proved, proveManifest, refuseNamesake, storeObjects, tidyRefused } from './admit.ts'
@@ -128,10 +129,13 @@ export async function applyEnv(agent: Agent, ask: Ask, env: Environment): Promis
  * Measured and pruned is either way.
  */
 async function switchTo(agent: Agent, outfit: Outfit, change: Change): Promise<void> {
+  // Meanwhile it is mostly waited for processes.
+  const looking = lookThrough(agent.layout, change.app)
+  looking.catch(() => {})
   try {
     await moveTo(agent, outfit, change)
   } finally {
-    await pruneApp(agent, change)
+    await pruneApp(agent, change, looking)
   }
 }
 

@@ -2,7 +2,7 @@ import { Failure } from '../../shared/failure.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { PruneAnswer } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
-import { bytesFreed, countOrphans, ORPHAN_GRACE_MS } from '../state/object-sweep.ts'
+import { bytesFreed, countOrphans, lookThrough, ORPHAN_GRACE_MS } from '../state/object-sweep.ts'
 import { readRelease, releaseServed, releasesOn, straysOn } from '../state/release-store.ts'
 import { heldOn } from './hold.ts'
 import { brokenInvariants, type Kept, planRetention, type RetentionFacts, type Verdict } from './retention.ts'
@@ -91,7 +91,7 @@ export async function explainPrune(agent: Agent, app: AppName): Promise<PruneAns
     releases: plan.verdicts.map(({ id, keep, why }) => {
       return { id, state: states.get(id) ?? 'assembled', keep, why, freesBytes: freed[plan.doomed.indexOf(id)] ?? 0 }
     }),
-    orphans: await countOrphans(layout, app, plan),
+    orphans: await countOrphans(await lookThrough(layout, app), plan),
     strays: plan.strays,
   }
 }

@@ -9,7 +9,14 @@ import { pruneRevisions } from '../state/env-revisions.ts'
 import type { Layout } from '../state/layout.ts'
 import type { Amount } from '../state/ledger-disk.ts'
 import { removeDamaged } from '../state/object-check.ts'
-import { type Removed, removeObjectsOf, removeOrphans, type Sweep } from '../state/object-sweep.ts'
+import {
+  type Looked,
+  lookThrough,
+  type Removed,
+  removeObjectsOf,
+  removeOrphans,
+  type Sweep,
+} from '../state/object-sweep.ts'
 import { parseStored, releasesOn, removedOn } from '../state/release-store.ts'
 import { sparesOn, spoilSpares } from '../state/spares.ts'
 import { troubleWords } from '../state/trouble.ts'
@@ -32,11 +39,11 @@ export async function prune(agent: Agent, ask: Ask): Promise<void> {
 
 /**
  * After a push, also after a failed one, which made a release too. Its failure is a warning: what is live is live,
- * and saying otherwise would be a lie.
+ * and saying otherwise would be a lie. `looking`: begun while it was waited for something else.
  */
-export async function pruneApp(agent: Agent, change: Change): Promise<void> {
+export async function pruneApp(agent: Agent, change: Change, looking?: Promise<Looked>): Promise<void> {
   try {
-    await carryOut(agent, change)
+    await carryOut(agent, change, looking)
   } catch (error) {
     agent.log.error({ err: error, app: change.app }, 'prune')
     change.step('warning', { message: reasonOf(error) })
@@ -44,10 +51,12 @@ export async function pruneApp(agent: Agent, change: Change): Promise<void> {
 }
 
 /** Removes all it can, and throws `prune_failed` at the end when that was not all. */
-export async function carryOut(agent: Agent, change: Change): Promise<void> {
+export async function carryOut(agent: Agent, change: Change, looking?: Promise<Looked>): Promise<void> {
   const { layout, ledger } = agent
   const { app } = change
+  const before = await (looking ?? lookThrough(layout, app))
   const plan = await planPrune(agent, app)
+  let freedBytes = 0
   refuseBroken(plan)
   const whys = new Map(plan.verdicts.map(({ id, why }) => [id, why]))
   const trouble: string[] = []
@@ -62,6 +71,7 @@ export async function carryOut(agent: Agent, change: Change): Promise<void> {
     for (const id of removedOn(layout, app)) {
       await attempt(id, async () => {
         const { objects: freed, tree } = await finishRemoval(agent, app, id)
+        freedBytes += freed.bytes
         change.takes({ bytes: -freed.diskBytes - tree.bytes, inodes: -freed.objects - tree.inodes })
         const message = `${whys.get(id) ?? 'removed before'}: ${wordsOf(freed)}`
         change.step('pruned', { release: id, message, freedBytes: freed.bytes })
@@ -77,12 +87,14 @@ export async function carryOut(agent: Agent, change: Change): Promise<void> {
   for (const id of plan.doomed) await attempt(id, () => takeAway(agent, app, id))
   await deleteAll()
   await pruneRevisions(layout, app)
-  const orphans = await removeOrphans(layout, app, plan)
+  // With the disk about to be full, also what the removals above may have left.
+  const looked = plan.graceMs === 0 ? await lookThrough(layout, app) : { ...before, bytes: before.bytes - freedBytes }
+  const orphans = await removeOrphans(looked, plan)
   change.takes({ bytes: -orphans.diskBytes, inodes: -orphans.objects })
   if (orphans.objects > 0)
     change.step('pruned', { message: `in no release: ${wordsOf(orphans)}`, freedBytes: orphans.bytes })
   removeDamaged(layout, app)
-  ledger.setBytesOnDisk(app, orphans.bytesLeft)
+  ledger.setBytesOnDisk(app, looked.bytes - orphans.bytes)
   if (trouble.length === 0) return
   throw new Failure('prune_failed', `prune ${app}: not all could be removed: ${trouble.join('; ')}`, {
     hint: 'all else that was to go has gone; it is tried again with each push',

@@ -72,35 +72,44 @@ export async function bytesFreed(
   return freed
 }
 
-/**
- * Removes objects that no release links to and that have lain here for longer than `graceMs`. Gives also the bytes of
- * what is left: what the app's releases cost on disk, each content counted once.
- */
-export async function removeOrphans(
-  layout: Layout,
-  app: AppName,
-  grace: { graceMs: number },
-): Promise<Removed & { bytesLeft: number }> {
-  const { found, allBytes } = await findOrphans(layout, app, grace)
-  const removed = await found.remove()
-  return { ...removed, bytesLeft: allBytes - removed.bytes }
+/** All objects of an app, looked at once. */
+export interface Looked {
+  /** What its releases cost on disk, each content counted once. */
+  bytes: number
+  /** Paths of those that no release linked to. */
+  unlinked: string[]
+}
+
+export async function lookThrough(layout: Layout, app: AppName): Promise<Looked> {
+  const looked: Looked = { bytes: 0, unlinked: [] }
+  await forEachObject(layout, app, (path, { size, nlink }) => {
+    looked.bytes += size
+    if (nlink === 1) looked.unlinked.push(path)
+  })
+  return looked
+}
+
+/** Removes those of the unlinked that no release links to by now and that have lain here for longer than `graceMs`. */
+export async function removeOrphans({ unlinked }: Looked, grace: { graceMs: number }): Promise<Removed> {
+  return (await orphansOf(unlinked, grace)).remove()
 }
 
 /** What `removeOrphans` would remove. */
-export async function countOrphans(layout: Layout, app: AppName, grace: { graceMs: number }): Promise<Sweep> {
-  const { objects, bytes } = (await findOrphans(layout, app, grace)).found
+export async function countOrphans({ unlinked }: Looked, grace: { graceMs: number }): Promise<Sweep> {
+  const { objects, bytes } = await orphansOf(unlinked, grace)
   return { objects, bytes }
 }
 
-async function findOrphans(layout: Layout, app: AppName, { graceMs }: { graceMs: number }) {
+async function orphansOf(unlinked: readonly string[], { graceMs }: { graceMs: number }) {
   const found = sweep()
   const now = Date.now()
-  let allBytes = 0
-  await forEachObject(layout, app, (path, stats) => {
-    allBytes += stats.size
-    if (isOrphan(stats, now, graceMs)) found.add(path, stats)
-  })
-  return { found, allBytes }
+  let seen = 0
+  for (const path of unlinked) {
+    if (++seen % FILES_PER_TURN === 0) await breathe()
+    const stats = lstatSync(path, { throwIfNoEntry: false })
+    if (stats !== undefined && isOrphan(stats, now, graceMs)) found.add(path, stats)
+  }
+  return found
 }
 
 /** Finding first and removing then: the one blocks, a little, and the other waits for the disk. */
@@ -149,15 +158,6 @@ export function removeIfOrphan(path: string): boolean {
   if (stats === undefined || !isOrphan(stats, Date.now(), ORPHAN_GRACE_MS)) return false
   unlinkSync(path)
   return true
-}
-
-/** Bytes of all objects of an app: what its releases cost on disk, each content counted once. */
-export async function bytesOfObjects(layout: Layout, app: AppName): Promise<number> {
-  let bytes = 0
-  await forEachObject(layout, app, (_path, { size }) => {
-    bytes += size
-  })
-  return bytes
 }
 
 /** Both ways: a clock that was ahead when it came keeps it no longer than one that was right. */

@@ -6,8 +6,8 @@ import { type TestContext, test } from 'node:test'
 import { layoutAt } from '../../agent/state/layout.ts'
 import {
   bytesFreed,
-  bytesOfObjects,
   countOrphans,
+  lookThrough,
   removeObjectsOf,
   removeOrphans,
 } from '../../agent/state/object-sweep.ts'
@@ -68,7 +68,7 @@ test('an object lies under its digest, read-only, executable under a name of its
   assert.deepEqual([statSync(plain).mode & 0o7777, statSync(tool).mode & 0o7777], [0o444, 0o555])
   assert.notEqual(statSync(plain).ino, statSync(tool).ino)
   assert.deepEqual(staging(), [])
-  assert.equal(await bytesOfObjects(layout, APP), 10)
+  assert.equal((await lookThrough(layout, APP)).bytes, 10)
 })
 
 test('bytes that are not those of the digest leave nothing, small or large, however far they came', async (t) => {
@@ -88,7 +88,7 @@ test('bytes that are not those of the digest leave nothing, small or large, howe
   for (const size of [2048, 4 * 1024 * 1024])
     await assert.rejects(storeObject(layout, APP, { sha256: sha256('x'), size, content: cut() }, '0644'), /ended/)
   assert.deepEqual(staging(), [])
-  assert.equal(await bytesOfObjects(layout, APP), 0)
+  assert.equal((await lookThrough(layout, APP)).bytes, 0)
 })
 
 test('a large object is whole', async (t) => {
@@ -132,20 +132,21 @@ test('orphans go when they are old; a refusal takes back only what it brought', 
   removeObjects([refused])
   assert.ok(existsSync(refused), 'a release has it by now')
   const young = { graceMs: 3_600_000 }
+  const looked = () => lookThrough(layout, APP)
   assert.partialDeepStrictEqual(
-    [await countOrphans(layout, APP, young), await removeOrphans(layout, APP, young)],
+    [await countOrphans(await looked(), young), await removeOrphans(await looked(), young)],
     [NONE, NONE],
   )
   const old = { graceMs: 0 }
   const idleOne = { objects: 1, bytes: 5 }
   assert.partialDeepStrictEqual(
-    [await countOrphans(layout, APP, old), await removeOrphans(layout, APP, old)],
+    [await countOrphans(await looked(), old), await removeOrphans(await looked(), old)],
     [idleOne, idleOne],
   )
   assert.deepEqual([existsSync(used), existsSync(idle)], [true, false])
   removeObjects([await store('brought')])
-  assert.equal(await bytesOfObjects(layout, APP), 12)
-  assert.partialDeepStrictEqual(await removeOrphans(layout, parseAppName('nowhere'), old), NONE)
+  assert.equal((await lookThrough(layout, APP)).bytes, 12)
+  assert.partialDeepStrictEqual(await removeOrphans(await lookThrough(layout, parseAppName('nowhere')), old), NONE)
 })
 
 test('what lies among the objects and is none is neither counted nor removed', async (t) => {
@@ -158,8 +159,11 @@ test('what lies among the objects and is none is neither counted nor removed', a
   ]
   for (const path of strays.slice(0, 2)) writeFileSync(path, 'kept')
   mkdirSync(join(strays[2] ?? '', 'x'), { recursive: true })
-  assert.equal(await bytesOfObjects(layout, APP), 3)
-  assert.partialDeepStrictEqual(await removeOrphans(layout, APP, { graceMs: 0 }), { objects: 1, bytes: 3 })
+  assert.equal((await lookThrough(layout, APP)).bytes, 3)
+  assert.partialDeepStrictEqual(await removeOrphans(await lookThrough(layout, APP), { graceMs: 0 }), {
+    objects: 1,
+    bytes: 3,
+  })
   assert.deepEqual(
     strays.map((path) => existsSync(path)),
     [true, true, true],
@@ -195,5 +199,5 @@ test('removing a release gives back what only it had, as was said before, whatev
   assert.partialDeepStrictEqual(await removeObjectsOf(layout, APP, first.files), NONE, 'its tree is still there')
   rmSync(`${release}0`, { recursive: true })
   assert.partialDeepStrictEqual(await removeObjectsOf(layout, APP, first.files), { objects: 1, bytes: 3 })
-  assert.equal(await bytesOfObjects(layout, APP), 17)
+  assert.equal((await lookThrough(layout, APP)).bytes, 17)
 })
