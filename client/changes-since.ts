@@ -20,13 +20,16 @@ export interface Since {
 export function changesSince(reference: Reference, files: readonly Entry[]): Since | undefined {
   const older = filesOf(reference)
   if (older === undefined) return undefined
-  const lacking = digestsOf(files)
-  for (const digest of digestsOf(older)) lacking.delete(digest)
+  const had = digestsOf(older)
+  const lacking = new Set<Sha256>()
+  for (const entry of files) if (isFile(entry) && !had.has(entry.sha256)) lacking.add(entry.sha256)
   return { reference, lacking, older, files }
 }
 
 function digestsOf(files: readonly Entry[]): Set<Sha256> {
-  return new Set(files.flatMap((entry) => (isFile(entry) ? entry.sha256 : [])))
+  const digests = new Set<Sha256>()
+  for (const entry of files) if (isFile(entry)) digests.add(entry.sha256)
+  return digests
 }
 
 function filesOf({ text }: Reference): readonly Entry[] | undefined {

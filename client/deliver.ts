@@ -159,7 +159,18 @@ async function send(context: Context, job: Delivery, parts: Parts): Promise<Outc
   })
   const bundle = counted(context, bytes, { sent, upload })
   const lines = api.push(connection, app, { bundle, maxGapMs, reference: reference?.digest })
-  return followChange(context, { host: connection.host, app, signing }, lines)
+  const begun = afterFirst(lines, () => prepared.source.remember?.())
+  return followChange(context, { host: connection.host, app, signing }, begun)
+}
+
+/** The agent works now, and will for a while. */
+async function* afterFirst<T>(lines: AsyncIterable<T>, then: () => void): AsyncGenerator<T> {
+  let isFirst = true
+  for await (const line of lines) {
+    yield line
+    if (isFirst) then()
+    isFirst = false
+  }
 }
 
 function linkOf({ roundTripMs }: Connection): LinkKind | undefined {

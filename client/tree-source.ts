@@ -21,7 +21,11 @@ export async function treeSource(dir: string, options: TreeOptions): Promise<Sou
   const files = walked.entries.filter((entry) => entry.kind === 'file')
   const cache = openHashCache(cacheDir, dir)
   const digests = await hashTree({ root: dir, files, cache, onProgress })
-  cache.save()
+  let isRemembered = false
+  const remember = () => {
+    if (!isRemembered) cache.save()
+    isRemembered = true
+  }
   const entries: Entry[] = walked.entries.map((entry) => {
     if (entry.kind === 'dir') return { path: entry.path, dir: true }
     if (entry.kind === 'link') return { path: entry.path, link: entry.link }
@@ -40,7 +44,8 @@ export async function treeSource(dir: string, options: TreeOptions): Promise<Sou
         unchangedBytes(dir, known.get(path) as WalkedFile, { scratch, from }),
       )
     },
-    close: () => {},
+    remember,
+    close: remember,
   }
 }
 

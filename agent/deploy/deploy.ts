@@ -130,7 +130,7 @@ export async function applyEnv(agent: Agent, ask: Ask, env: Environment): Promis
  */
 async function switchTo(agent: Agent, outfit: Outfit, change: Change): Promise<void> {
   // Meanwhile it is mostly waited for processes.
-  const looking = lookThrough(agent.layout, change.app)
+  const looking = lookThrough(agent.layout, change.app, outfit.release.manifest.files)
   looking.catch(() => {})
   try {
     await moveTo(agent, outfit, change)

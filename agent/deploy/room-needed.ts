@@ -1,5 +1,4 @@
 import { isFile, isLink, type Manifest } from '../../shared/manifest.ts'
-import { parentsOf } from '../../shared/tree.ts'
 import { DIRECT } from '../../shared/wire.ts'
 import type { Amount } from '../state/ledger-disk.ts'
 import type { Lacking } from '../state/store-survey.ts'
@@ -89,11 +88,11 @@ function roomOfTree(manifest: Manifest, blockBytes: number): Amount {
 
 /** Its name in its directory; and that directory, when it is new, in the one above. */
 function addEntry(entryBytes: Map<string, number>, path: string): void {
-  let name = path
-  for (const dir of [...parentsOf(path), '']) {
+  for (let name = path; name !== ''; ) {
+    const slash = name.lastIndexOf('/')
+    const dir = name.slice(0, Math.max(slash, 0))
     const known = entryBytes.get(dir)
-    const nameBytes = Buffer.byteLength(dir === '' ? name : name.slice(dir.length + 1))
-    entryBytes.set(dir, (known ?? 0) + ENTRY_BYTES + nameBytes)
+    entryBytes.set(dir, (known ?? 0) + ENTRY_BYTES + Buffer.byteLength(name.slice(slash + 1)))
     if (known !== undefined) return
     name = dir
   }

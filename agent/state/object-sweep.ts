@@ -80,11 +80,16 @@ export interface Looked {
   unlinked: string[]
 }
 
-export async function lookThrough(layout: Layout, app: AppName): Promise<Looked> {
+/** The contents of `linked` are taken as its release.json says: they are links of a release that was just looked at. */
+export async function lookThrough(layout: Layout, app: AppName, linked: readonly Entry[] = []): Promise<Looked> {
+  const sizes = new Map<string, number>()
+  for (const entry of linked) if (isFile(entry)) sizes.set(layout.object(app, entry.sha256, entry.mode), entry.size)
   const looked: Looked = { bytes: 0, unlinked: [] }
-  await forEachObject(layout, app, (path, { size, nlink }) => {
-    looked.bytes += size
-    if (nlink === 1) looked.unlinked.push(path)
+  await forEachObject(layout, app, (path, look) => {
+    const known = sizes.get(path)
+    const stats = known === undefined ? look() : undefined
+    looked.bytes += known ?? stats?.size ?? 0
+    if (stats?.nlink === 1) looked.unlinked.push(path)
   })
   return looked
 }
@@ -178,14 +183,20 @@ async function linksOf(layout: Layout, app: AppName, entries: readonly Entry[]):
   return links
 }
 
-async function forEachObject(layout: Layout, app: AppName, visit: (path: string, stats: Stats) => void): Promise<void> {
+async function forEachObject(
+  layout: Layout,
+  app: AppName,
+  visit: (path: string, look: () => Stats | undefined) => void,
+): Promise<void> {
   let seen = 0
   for (const shard of namesIn(layout.objectsDir(app), SHARD)) {
     const dir = join(layout.objectsDir(app), shard)
     for (const name of namesIn(dir, OBJECT)) {
-      const path = join(dir, name)
-      const stats = lstatSync(path, { throwIfNoEntry: false })
-      if (stats?.isFile()) visit(path, stats)
+      const path = `${dir}/${name}`
+      visit(path, () => {
+        const stats = lstatSync(path, { throwIfNoEntry: false })
+        return stats?.isFile() ? stats : undefined
+      })
       if (++seen % FILES_PER_TURN === 0) await breathe()
     }
   }
