@@ -17,8 +17,11 @@ import { startProgress } from './progress.ts'
 import { asRecipes, beginChunks, type Chunking, isAboutRecipes, planRecipes } from './recipes.ts'
 import { openReferences, type Reference } from './references.ts'
 
-/** A host in the same building or on this machine answers sooner, and is mostly reached faster than zstd works. */
-const NEAR_MS = 2
+/**
+ * A host in the same building or on this machine answers sooner (two milliseconds are our own), and is mostly reached
+ * faster than zstd works.
+ */
+const NEAR_MS = 5
 /** What is farther is seldom reached as fast as zstd works. */
 const FAR_MS = 8
 
