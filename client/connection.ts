@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto'
 import { type TLSSocket, connect as tlsConnect } from 'node:tls'
-import type { Client, Dispatcher } from 'undici'
+import type { Dispatcher } from 'undici'
 import { Failure, failureFrom, reasonOf } from '../shared/failure.ts'
 import { AUTHORIZATION_SCHEME, EXPORTER_BYTES, EXPORTER_LABEL, sessionStatement } from '../shared/session.ts'
 import { rawOf } from '../shared/sshsig.ts'
 import type { Host } from './config.ts'
+import type * as Http from './http.ts'
 
 /** A host in the same building answers in milliseconds; one that needs longer than this is not there. */
 const CONNECT_TIMEOUT_MS = 10_000
@@ -53,12 +54,9 @@ export async function openConnection(host: Host, trust: Trust): Promise<Connecti
     }
     const exporter = socket.exportKeyingMaterial(EXPORTER_BYTES, EXPORTER_LABEL, Buffer.alloc(0))
     // What takes longest to load is loaded while another program signs.
-    const [armored, { Client }] = await Promise.all([
-      trust.signSession(sessionStatement(exporter, pin)),
-      import('undici'),
-    ])
+    const [armored, http] = await Promise.all([trust.signSession(sessionStatement(exporter, pin)), import('./http.ts')])
     const authorization = `${AUTHORIZATION_SCHEME} ${rawOf(armored).toString('base64')}`
-    return overSocket(host, { socket, roundTripMs, pin, authorization, Client })
+    return overSocket(host, { socket, roundTripMs, pin, authorization, http })
   } catch (error) {
     socket.destroy()
     throw error
@@ -67,11 +65,11 @@ export async function openConnection(host: Host, trust: Trust): Promise<Connecti
 
 function overSocket(
   host: Host,
-  parts: { socket: TLSSocket; roundTripMs: number; pin: string; authorization: string; Client: typeof Client },
+  parts: { socket: TLSSocket; roundTripMs: number; pin: string; authorization: string; http: typeof Http },
 ): Connection {
-  const { socket, roundTripMs, pin, authorization } = parts
+  const { socket, roundTripMs, pin, authorization, http } = parts
   let used = false
-  const client = new parts.Client(host.url, {
+  const client = new http.Client(host.url, {
     // Uploads over HTTP/2 were 200 times slower at 50 ms round trip.
     allowH2: false,
     pipelining: 1,
@@ -95,8 +93,8 @@ function overSocket(
     pin,
     roundTripMs,
     async request(method, path, body, headers) {
-      const answer = await client
-        .request({
+      const answer = await http
+        .request(client, {
           method,
           path,
           headers: { authorization, ...headers },
