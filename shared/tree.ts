@@ -1,5 +1,6 @@
 import { Failure } from './failure.ts'
 import type { Entry } from './manifest.ts'
+import { inTurns } from './turns.ts'
 
 // The path rules of a release. Pure: decided on the manifest's own graph, never on a disk, so that nothing a
 // disk holds (or holds by the time it is used) changes the answer.
@@ -22,30 +23,32 @@ const MAX_SHOWN = 1024
  * Paths are sorted, unique, relative, and nothing lies below a file or a link; links stay inside; nothing lies in a
  * shared directory. Throws `path_refused` or `link_refused` naming the entry.
  */
-export function checkTree(files: Entry[], shared: string[]): void {
+export function* treeChecks(files: Entry[], shared: string[]): Generator<undefined, void> {
   for (const path of shared) checkPath(path)
   const kinds = new Map<string, Entry>()
   let before: string | undefined
-  for (const entry of files) {
+  yield* inTurns(files, (entry) => {
     checkPath(entry.path)
     if (before !== undefined && !isBefore(before, entry.path)) {
       throw refused(entry.path, 'not sorted by bytes, or there twice')
     }
     before = entry.path
     kinds.set(entry.path, entry)
-  }
+  })
   const dirs = new Set<string>()
-  for (const entry of files) {
+  yield* inTurns(files, (entry) => {
     for (const parent of parentsOf(entry.path)) {
       if (dirs.has(parent)) break
       if (kinds.has(parent))
         throw refused(entry.path, `it lies below ${quoted(parent)}, which is no directory or needs no entry of its own`)
       dirs.add(parent)
     }
-  }
+  })
   for (const path of shared) checkShared(path, { kinds, dirs, shared })
   const tree = { kinds, shared: new Set(shared), steps: 0 }
-  for (const entry of files) if ('link' in entry) checkLink(entry.path, entry.link, tree)
+  yield* inTurns(files, (entry) => {
+    if ('link' in entry) checkLink(entry.path, entry.link, tree)
+  })
 }
 
 /** By their bytes. JavaScript's own order, by UTF-16, is another one where there are characters beyond U+FFFF. */

@@ -1,7 +1,8 @@
+import { setImmediate as breathe } from 'node:timers/promises'
 import { type Signer, signerOf } from '../../shared/allowed-signers.ts'
 import type { BundleEntry } from '../../shared/bundle-read.ts'
 import { Failure } from '../../shared/failure.ts'
-import { objectsOf, parseManifest, type Signed } from '../../shared/manifest.ts'
+import { objectsOf, parseManifestInTurns, type Signed } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
 import { parseSignature, verifySignature } from '../../shared/sshsig.ts'
 import { RELEASE_NAMESPACE } from '../../shared/wire.ts'
@@ -40,7 +41,7 @@ export async function proveManifest(
   let next = await entries.next()
   for (; !next.done && next.value.kind === 'signature'; next = await entries.next()) signatures.push(next.value.text)
   const signers = provenSigners(text, signatures, policy)
-  const signed = policy.parsed?.text === text ? policy.parsed : parseManifest(text)
+  const signed = policy.parsed?.text === text ? policy.parsed : await parseManifestInTurns(text, breathe)
   if (signed.manifest.app !== policy.app) {
     throw new Failure('app_mismatch', `push ${policy.app}: the bundle was signed for the app ${signed.manifest.app}`)
   }
