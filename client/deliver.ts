@@ -60,7 +60,7 @@ export async function deliver(context: Context, job: Delivery): Promise<Outcome>
   const parts = { release, chunking }
   const outcome =
     known?.reference && since !== undefined
-      ? await sendSince(context, job, { ...parts, since, bases, isRoomy: known.roomy })
+      ? await sendSince(context, job, { ...parts, since, bases, roomBytes: known.roomBytes })
       : await askAndSend(context, job, parts)
   if (outcome.exit === 0 && outcome.code === null) {
     const chunks = chunkTexts(release.signed.manifest, { remembered, cut: chunking.known })
@@ -78,14 +78,16 @@ interface Ready {
 async function sendSince(
   context: Context,
   job: Delivery,
-  { release, chunking, since, bases, isRoomy }: Ready & { since: Since; bases: BasisAnswer[]; isRoomy: boolean },
+  { release, chunking, since, bases, roomBytes }: Ready & { since: Since; bases: BasisAnswer[]; roomBytes: number },
 ): Promise<Outcome> {
   const { reference, lacking: wanted } = since
   const { source, signing } = job.prepared
   try {
     const recipes = bases.length === 0 ? new Map() : await planRecipes(chunking, { wanted, bases })
-    const isLittle = wanted.size < DIRECT.objects && sizeOf(release.signed.manifest, wanted, recipes) < DIRECT.bytes
-    if (!isLittle || !isRoomy) return await askAndSend(context, job, { release, chunking, reference })
+    const { manifest } = release.signed
+    const isLittle = wanted.size < DIRECT.objects && sizeOf(manifest, wanted, recipes) < DIRECT.bytes
+    if (!isLittle || sizeOf(manifest, wanted) > roomBytes)
+      return await askAndSend(context, job, { release, chunking, reference })
     const objects = asRecipes(source.objects(wanted), recipes)
     return await send(context, job, { release, reference, wanted, objects, recipes })
   } catch (error) {

@@ -1,12 +1,13 @@
+import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { changedWhilePacked } from '../shared/bundle-write.ts'
 import { isErrno } from '../shared/failure.ts'
-import type { Entry } from '../shared/manifest.ts'
+import type { Entry, FileEntry } from '../shared/manifest.ts'
 import { type HashProgress, hashTree, openHashCache } from './hash-cache.ts'
 import { type Choice, PROJECT_FILE } from './ignore.ts'
-import { fileBytes, type Source, unreadable, wantedObjects } from './source.ts'
-import { type WalkedFile, walk, walkedFile } from './walk.ts'
+import { digestOfHash, fileBytes, type Source, unreadable, wantedObjects } from './source.ts'
+import { isSameFile, type WalkedFile, walk, walkedFile } from './walk.ts'
 
 export interface TreeOptions extends Choice {
   /** Where digests are remembered between pushes; usually `$XDG_CACHE_HOME/tarmac`. */
@@ -14,18 +15,23 @@ export interface TreeOptions extends Choice {
   onProgress?: ((progress: HashProgress) => void) | undefined
 }
 
+/** Hashing that took longer is written down at once, before a push that may be broken off. */
+const DEAR_MS = 1_000
+
 /** A directory as a source: walked and hashed now, read again when its objects are wanted. Throws `source_invalid`. */
 export async function treeSource(dir: string, options: TreeOptions): Promise<Source> {
   const { cacheDir, onProgress, ...choice } = options
   const walked = walk(dir, choice)
   const files = walked.entries.filter((entry) => entry.kind === 'file')
   const cache = openHashCache(cacheDir, dir)
+  const began = performance.now()
   const digests = await hashTree({ root: dir, files, cache, onProgress })
   let isRemembered = false
   const remember = () => {
     if (!isRemembered) cache.save()
     isRemembered = true
   }
+  if (performance.now() - began > DEAR_MS) remember()
   const entries: Entry[] = walked.entries.map((entry) => {
     if (entry.kind === 'dir') return { path: entry.path, dir: true }
     if (entry.kind === 'link') return { path: entry.path, link: entry.link }
@@ -39,9 +45,9 @@ export async function treeSource(dir: string, options: TreeOptions): Promise<Sou
     warnings: walked.warnings,
     ...(projectToml === undefined ? {} : { projectToml }),
     objects: (wanted) => {
-      const known = new Map(files.map((file) => [file.path, file]))
-      return wantedObjects(entries, wanted, ({ path }, scratch, from) =>
-        unchangedBytes(dir, known.get(path) as WalkedFile, { scratch, from }),
+      const walkedFiles = new Map(files.map((file) => [file.path, file]))
+      return wantedObjects(entries, wanted, (entry, scratch, from) =>
+        unchangedBytes(dir, { entry, walked: walkedFiles.get(entry.path) }, { scratch, from }),
       )
     },
     remember,
@@ -49,12 +55,18 @@ export async function treeSource(dir: string, options: TreeOptions): Promise<Sou
   }
 }
 
-/** Throws `source_invalid` when it is not, by a look afterwards, what was walked. */
-function* unchangedBytes(dir: string, file: WalkedFile, { scratch, from }: { scratch: Buffer; from: number }) {
-  yield* fileBytes(join(dir, file.path), scratch, from)
-  const now = walkedFile(dir, file.path)
-  if (now.size !== file.size || now.mtimeNs !== file.mtimeNs || now.ctimeNs !== file.ctimeNs || now.ino !== file.ino)
-    throw changedWhilePacked(file.path)
+/** Throws `source_invalid` when it is not, by a look afterwards, what was walked, nor has the content that it had. */
+function* unchangedBytes(
+  dir: string,
+  { entry: { path, sha256 }, walked }: { entry: FileEntry; walked: WalkedFile | undefined },
+  { scratch, from }: { scratch: Buffer; from: number },
+) {
+  yield* fileBytes(join(dir, path), scratch, from)
+  if (walked !== undefined && isSameFile(walkedFile(dir, path), walked)) return
+  // A new name for it elsewhere, as pnpm makes, touches a file too.
+  const hash = createHash('sha256')
+  for (const portion of fileBytes(join(dir, path), scratch)) hash.update(portion)
+  if (digestOfHash(hash) !== sha256) throw changedWhilePacked(path)
 }
 
 function textAt(file: string): string | undefined {

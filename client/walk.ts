@@ -56,6 +56,11 @@ function walked(root: string, path: string, entry: Dirent): Walked {
   return walkedFile(root, path)
 }
 
+/** As far as a look can tell. */
+export function isSameFile(a: WalkedFile, b: WalkedFile): boolean {
+  return a.size === b.size && a.mtimeNs === b.mtimeNs && a.ctimeNs === b.ctimeNs && a.ino === b.ino
+}
+
 /** A file as it is at this moment. Throws `source_invalid`. */
 export function walkedFile(root: string, path: string): WalkedFile {
   try {

@@ -14,6 +14,7 @@ import {
   paddingBytes,
   parseEntryName,
   SIZE_FIELD,
+  ZEROS,
 } from './bundle.ts'
 import { decompression } from './difference.ts'
 import { Failure, reasonOf } from './failure.ts'
@@ -45,9 +46,8 @@ const LIMITED_BY_MANIFEST: BundleLimits = { maxObjects: MAX_FILES, maxBytes: Num
 
 /** zstd never makes more than 1/256 and a few bytes a block out of what it cannot compress; the rest is what is under way. */
 const MAX_EXPANSION = 1.01
-const MAX_UNDER_WAY_BYTES = 8 * 1024 * 1024
-
-const ZEROS = Buffer.alloc(BLOCK_BYTES)
+/** Both buffers of the decompressor, and as much for what is between them. */
+const MAX_UNDER_WAY_BYTES = 3 * CHUNKS_IN_FLIGHT * CHUNK_BYTES
 
 /**
  * Reads a bundle while it arrives, in little memory. Gives the manifest, its signatures, then the objects and recipes; a reader

@@ -2,7 +2,6 @@ import { createHash } from 'node:crypto'
 import type { Writable } from 'node:stream'
 import { createZstdCompress } from 'node:zlib'
 import {
-  BLOCK_BYTES,
   type BundleObject,
   CHUNK_BYTES,
   CHUNKS_IN_FLIGHT,
@@ -15,6 +14,7 @@ import {
   paddingBytes,
   recipeName,
   signatureName,
+  ZEROS,
 } from './bundle.ts'
 import { compression, type LinkKind } from './difference.ts'
 import { Failure, reasonOf } from './failure.ts'
@@ -33,12 +33,10 @@ export interface BundleParts {
   isSent?: boolean | undefined
 }
 
-const ZEROS = Buffer.alloc(BLOCK_BYTES)
-
 /**
- * A bundle's bytes, compressed, as they become ready; nothing is read before it is asked for. Every object of a bundle that
- * is kept is hashed as it passes: a file that changed between walk and packing throws `source_invalid` naming it. Whatever
- * `objects` throws comes out as itself.
+ * A bundle's bytes, compressed, as they become ready; nothing is read before it is asked for. Every object of a bundle
+ * that is kept is hashed as it passes: a file that changed between walk and packing throws `source_invalid` naming it.
+ * Whatever `objects` throws comes out as itself.
  */
 export async function* bundleBytes(parts: BundleParts): AsyncGenerator<Buffer> {
   const options = {
@@ -53,61 +51,71 @@ export async function* bundleBytes(parts: BundleParts): AsyncGenerator<Buffer> {
 }
 
 /**
- * Joins the pieces to chunks for zstd, since most are headers and small files and each write is a trip to another thread.
- * The few chunks are filled again and again: half a gigabyte of new ones would set the garbage collector to work on all
- * that is held besides. Ends zstd, or destroys it with what the pieces throw.
+ * Joins the pieces to chunks for zstd, since most are headers and small files and each write is a trip to another
+ * thread. The few chunks are filled again and again: half a gigabyte of new ones would set the garbage collector to work
+ * on all that is held besides. Ends zstd, or destroys it with what the pieces throw.
  */
 async function feed(zstd: Writable, pieces: AsyncIterable<Uint8Array>): Promise<void> {
-  const chunks = chunksOf(zstd)
   try {
-    let chunk = await chunks.free()
-    let used = 0
+    const slots = slotsOf(zstd)
+    let slot = await slots.untilFree()
     for await (const piece of pieces) {
       for (let at = 0; at < piece.length; ) {
-        const some = piece.subarray(at, at + CHUNK_BYTES - used)
-        chunk.set(some, used)
+        const some = piece.subarray(at, at + CHUNK_BYTES - slot.used)
+        slot.chunk.set(some, slot.used)
         at += some.length
-        used += some.length
-        if (used < CHUNK_BYTES) continue
-        chunks.write(chunk, used)
-        chunk = await chunks.free()
-        used = 0
+        slot.used += some.length
+        if (slot.used < CHUNK_BYTES) continue
+        slots.write(slot)
+        slot = await slots.untilFree()
       }
+      // Whoever took from it has left: the loop's end closes the pieces.
       if (zstd.destroyed) return
     }
-    chunks.write(chunk, used)
+    slots.write(slot)
     // Node ends the frame with the last write when it knows by then that it is the last, and once more when the stream
     // is flushed: an empty second frame, which our own reader refuses. So the end is said only when all is written.
-    await chunks.written()
+    await slots.untilWritten()
     zstd.end()
   } catch (error) {
     zstd.destroy(error instanceof Error ? error : new Error(reasonOf(error)))
   }
 }
 
-/** CHUNKS_IN_FLIGHT of them. A write to a stream that was destroyed is called back too, so that nothing waits for ever. */
-function chunksOf(zstd: Writable) {
-  const free: Buffer[] = Array.from({ length: CHUNKS_IN_FLIGHT }, () => Buffer.allocUnsafeSlow(CHUNK_BYTES))
-  const taken = async (count: number) => {
-    while (free.length < count) await new Promise<void>((resolve) => (freed = resolve))
+interface Slot {
+  chunk: Buffer
+  used: number
+}
+
+/** CHUNKS_IN_FLIGHT of them. Nothing waits for a stream that was destroyed, which does not call back what it holds. */
+function slotsOf(zstd: Writable) {
+  const fresh = (): Slot => ({ chunk: Buffer.allocUnsafeSlow(CHUNK_BYTES), used: 0 })
+  const free = Array.from({ length: CHUNKS_IN_FLIGHT }, fresh)
+  let changed = () => {}
+  zstd.once('close', () => changed())
+  const until = async (count: number) => {
+    while (free.length < count && !zstd.destroyed) {
+      await new Promise<void>((resolve) => {
+        changed = resolve
+      })
+    }
   }
-  let freed = () => {}
   return {
     /** One to fill, when zstd has taken in what was in it. */
-    async free(): Promise<Buffer> {
+    async untilFree(): Promise<Slot> {
       // Lets zstd's thread hand over its result and take the next chunk while this one reads on. Awaits alone do not:
       // what they wake runs before anything another thread has to say. Without this the two work in turn.
       await new Promise((resolve) => setImmediate(resolve))
-      await taken(1)
-      return free.pop() as Buffer
+      await until(1)
+      return free.pop() ?? fresh()
     },
-    write(chunk: Buffer, used: number): void {
-      zstd.write(chunk.subarray(0, used), () => {
-        free.push(chunk)
-        freed()
+    write(slot: Slot): void {
+      zstd.write(slot.chunk.subarray(0, slot.used), () => {
+        free.push({ ...slot, used: 0 })
+        changed()
       })
     },
-    written: () => taken(CHUNKS_IN_FLIGHT),
+    untilWritten: () => until(CHUNKS_IN_FLIGHT),
   }
 }
 

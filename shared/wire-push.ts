@@ -14,8 +14,8 @@ export interface KnownAnswer {
   alreadyRunning: ReleaseId | null
   /** Whether a bundle may be written on that reference: see difference.ts. */
   reference: boolean
-  /** Whether there is room for certain for a push of less than DIRECT on that reference. */
-  roomy: boolean
+  /** Of objects a push of less than DIRECT on that reference has room for, for certain. */
+  roomBytes: number
 }
 
 /** Answer of `missing`: a bundle without objects goes up, this comes back. */

@@ -129,7 +129,7 @@ export async function applyEnv(agent: Agent, ask: Ask, env: Environment): Promis
  * Measured and pruned is either way.
  */
 async function switchTo(agent: Agent, outfit: Outfit, change: Change): Promise<void> {
-  // Meanwhile it is mostly waited for processes.
+  // Meanwhile it is mostly waited for processes. What goes wrong with it comes out where it is waited for.
   const looking = lookThrough(agent.layout, change.app, outfit.release.manifest.files)
   looking.catch(() => {})
   try {

@@ -45,7 +45,8 @@ export async function goBack(agent: Agent, failed: FailedSwitch, change: Change)
   if (serving.release === null) {
     agent.ledger.setWanted(change.app, release.id)
     // It was so far that it was current; a boot, and the next start of the agent, would start it.
-    await orWarn(agent, change, 'make nothing current', () => removeTree(agent.layout.currentLink(change.app)))
+    if (currentRelease(agent.layout, change.app) === release.id)
+      await orWarn(agent, change, 'make nothing current', () => removeTree(agent.layout.currentLink(change.app)))
     return down(receipt, what, 'there is no earlier release to go back to')
   }
   if (await isUntouched(agent, failed, serving.release))
@@ -54,10 +55,11 @@ export async function goBack(agent: Agent, failed: FailedSwitch, change: Change)
   const notBack = await startAgain(agent, serving.release, failed, change)
   if (notBack !== undefined) return down(receipt, what, `going back to ${serving.release} failed too: ${notBack}`)
   change.step('gone-back', { release: serving.release })
-  const failure = new Failure('deploy_rolled_back', what, {
-    hint: `${serving.release} serves again; see why with: ${receipt.next[0]}`,
-    cause,
-  })
+  const hint =
+    currentRelease(agent.layout, change.app) === serving.release
+      ? `${serving.release} serves again; see why with: ${receipt.next[0]}`
+      : `${serving.release} serves again, until the agent is started anew: current is ${release.id} still. Make room on the disk, and then: tarmac rollback ${serving.release}`
+  const failure = new Failure('deploy_rolled_back', what, { hint, cause })
   return new ChangeFailed(failure, {
     ...receipt,
     running: serving.release,

@@ -54,12 +54,13 @@ export async function pruneApp(agent: Agent, change: Change, looking?: Promise<L
 export async function carryOut(agent: Agent, change: Change, looking?: Promise<Looked>): Promise<void> {
   const { layout, ledger } = agent
   const { app } = change
-  const before = await (looking ?? lookThrough(layout, app))
+  // What could not be read is tried once more at the end: it must keep nothing that is to go.
+  const before = await looking?.catch(() => undefined)
   const plan = await planPrune(agent, app)
-  let freedBytes = 0
   refuseBroken(plan)
   const whys = new Map(plan.verdicts.map(({ id, why }) => [id, why]))
   const trouble: string[] = []
+  let freedBytes = 0
   const attempt = async (id: ReleaseId, work: () => Promise<void>): Promise<void> => {
     try {
       await work()
@@ -87,8 +88,9 @@ export async function carryOut(agent: Agent, change: Change, looking?: Promise<L
   for (const id of plan.doomed) await attempt(id, () => takeAway(agent, app, id))
   await deleteAll()
   await pruneRevisions(layout, app)
-  // With the disk about to be full, also what the removals above may have left.
-  const looked = plan.graceMs === 0 ? await lookThrough(layout, app) : { ...before, bytes: before.bytes - freedBytes }
+  // With the disk about to be full, or trouble, also what the removals above may have left.
+  const isKnown = before !== undefined && plan.graceMs > 0 && trouble.length === 0
+  const looked = isKnown ? { ...before, bytes: before.bytes - freedBytes } : await lookThrough(layout, app)
   const orphans = await removeOrphans(looked, plan)
   change.takes({ bytes: -orphans.diskBytes, inodes: -orphans.objects })
   if (orphans.objects > 0)

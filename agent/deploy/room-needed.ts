@@ -18,8 +18,8 @@ const INODE_BYTES = 512
 const LEDGER_BYTES = 256 * 1024
 /** Per service: environment, unit, private socket, a pipe, two links of enablement. */
 const FILES_PER_SERVICE = 6
-/** In release.json: its digest, and the names of what is told of it. */
-const MIN_FILE_TEXT_BYTES = 100
+/** In release.json: `{"path":"a","dir":true},` */
+const MIN_ENTRY_TEXT_BYTES = 24
 /** Of an app: itself, objects, staging, env, releases, shared, current. */
 const FILES_PER_APP = 7
 
@@ -43,10 +43,13 @@ export function roomNeeded(coming: Coming, blockBytes: number): Amount {
   return { inodes: all, bytes: bytes + small * blockBytes + all * INODE_BYTES + LEDGER_BYTES }
 }
 
-/** Of a push of less than DIRECT, more than it can take: as if each file of its manifest had a directory to itself. */
+/**
+ * Of a push of less than DIRECT, more than it can take beside the bytes of its objects: as if each entry of its manifest
+ * had a directory to itself.
+ */
 export function mostForLittle(textBytes: number, blockBytes: number): Amount {
-  const inodes = Math.ceil(textBytes / MIN_FILE_TEXT_BYTES) + 2 * DIRECT.objects + FILES_PER_APP
-  return { inodes, bytes: textBytes + DIRECT.bytes + inodes * (blockBytes + INODE_BYTES) + LEDGER_BYTES }
+  const inodes = Math.ceil(textBytes / MIN_ENTRY_TEXT_BYTES) + 2 * DIRECT.objects + FILES_PER_APP
+  return { inodes, bytes: textBytes + inodes * (blockBytes + INODE_BYTES) + LEDGER_BYTES }
 }
 
 /** What a push takes for good: what it stores, and the release made of that. */

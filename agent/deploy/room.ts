@@ -81,10 +81,12 @@ export async function checkRoom(
   })
 }
 
-/** Without a look at the tree: whether what brings less than DIRECT fits, with a release.json of about this size. */
-export async function hasRoomForLittle({ config }: { config: Config }, textBytes: number): Promise<boolean> {
+/** Without a look at the tree: the bytes of objects that a push of less than DIRECT may bring, with such a release.json. */
+export async function roomForLittle({ config }: { config: Config }, textBytes: number): Promise<number> {
   const disk = await diskOf(config)
-  return shortOf(disk, mostForLittle(textBytes, disk.blockBytes)).length === 0
+  const needed = mostForLittle(textBytes, disk.blockBytes)
+  if (shortOf(disk, needed).length > 0) return 0
+  return disk.freeBytes - disk.reserveBytes - needed.bytes
 }
 
 /** How much may come before the disk is asked again: little beside any reserve, and 0.1 % of the time. */

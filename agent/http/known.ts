@@ -7,7 +7,7 @@ import type { Agent } from '../agent.ts'
 import { surveyOf } from '../deploy/damage.ts'
 import { alreadyRunning } from '../deploy/deploy.ts'
 import { busyFailure } from '../deploy/operations.ts'
-import { hasRoomForLittle } from '../deploy/room.ts'
+import { roomForLittle } from '../deploy/room.ts'
 import { readRelease, releaseTextOf } from '../state/release-store.ts'
 import { parseJson, smallBody } from './body.ts'
 
@@ -30,7 +30,7 @@ export async function known(agent: Agent, app: AppName, c: Context): Promise<Res
   const answer: KnownAnswer = {
     alreadyRunning: await runningWhole(agent, app, content),
     reference: text !== undefined,
-    roomy: text !== undefined && (await hasRoomForLittle(agent, text.length)),
+    roomBytes: text === undefined ? 0 : await roomForLittle(agent, text.length),
   }
   return c.json(answer)
 }

@@ -21,8 +21,13 @@ export async function answerWithLines(
   let wake: () => void = () => {}
   let over = false
   const began = Date.now()
+  let begin: () => void = () => {}
+  const begun = new Promise<void>((resolve) => {
+    begin = resolve
+  })
   const report: Report = (line) => {
     queue.push(line)
+    begin()
     wake()
   }
   const end = () => {
@@ -33,7 +38,7 @@ export async function answerWithLines(
   const done = work(report)
   // What it throws later is a bug, and ends this answer without a last line; left alone it would end the agent.
   void done.catch((err: unknown) => log.error({ err }, 'a change could not be carried out')).finally(end)
-  await Promise.race([done, woken()])
+  await Promise.race([done, begun])
   c.header('content-type', 'application/x-ndjson')
   return stream(c, async (out) => {
     while (!out.aborted) {

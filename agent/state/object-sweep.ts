@@ -83,7 +83,10 @@ export interface Looked {
 /** The contents of `linked` are taken as its release.json says: they are links of a release that was just looked at. */
 export async function lookThrough(layout: Layout, app: AppName, linked: readonly Entry[] = []): Promise<Looked> {
   const sizes = new Map<string, number>()
-  for (const entry of linked) if (isFile(entry)) sizes.set(layout.object(app, entry.sha256, entry.mode), entry.size)
+  for (const [index, entry] of linked.entries()) {
+    if (index % NAMES_PER_TURN === 0) await breathe()
+    if (isFile(entry)) sizes.set(layout.object(app, entry.sha256, entry.mode), entry.size)
+  }
   const looked: Looked = { bytes: 0, unlinked: [] }
   await forEachObject(layout, app, (path, look) => {
     const known = sizes.get(path)

@@ -5,6 +5,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 import { Header } from 'tar/header'
 import { type BundleObject, entryHeader } from '../../shared/bundle.ts'
@@ -278,4 +279,42 @@ test('a header is the one that the tar package writes, at every width of a size'
       assert.deepEqual(entryHeader(path, size), block, `${path} ${size}`)
     }
   }
+})
+
+test('what does not compress is read whole, however it arrives and however long its reader pauses', async () => {
+  const content = randomBytes(16 * MEBIBYTE)
+  const bytes = await packed({ objects: [objectOf(content)] })
+  for (const size of [1_000, 16_377, 65_527, 300_000]) {
+    for await (const entry of readBundle(inPieces(bytes, size))) {
+      if (entry.kind !== 'object') continue
+      let read = 0
+      for await (const chunk of entry.content) {
+        if (read === 0) await sleep(100)
+        read += chunk.length
+      }
+      assert.equal(read, content.length, `in pieces of ${size}`)
+    }
+  }
+})
+
+test('whoever stops taking a bundle while it is written closes the object that is being read', async () => {
+  let opened = 0
+  let closed = 0
+  const objects = Array.from({ length: 40 }, () => randomBytes(MEBIBYTE)).map((content) => ({
+    ...objectOf(content),
+    *open() {
+      opened++
+      try {
+        yield content
+      } finally {
+        closed++
+      }
+    },
+  }))
+  for await (const _ of bundleBytes({ manifest: MANIFEST, signatures: [], objects })) {
+    await sleep(200)
+    break
+  }
+  for (let tries = 0; closed < opened && tries < 100; tries++) await sleep(20)
+  assert.deepEqual([opened > 0, opened < 40, closed], [true, true, opened])
 })
