@@ -22,8 +22,8 @@ const SYSTEM = /^test\/system\//
 const ALONE = /^test\/system\/switches\./
 const SYSTEM_CONCURRENCY = 2
 /**
- * A file that takes longer hangs; the slowest one, with several boots, takes a few minutes. The thousand kills of
- * `npm run test:faults` take ten on two cores that do nothing else.
+ * A file that takes longer hangs; the slowest one, with several boots, takes a few minutes. The thousand kills and
+ * the full disks of `npm run test:faults` take half an hour each on a busy machine.
  */
 const FILE_TIMEOUT_MS = (process.env.TARMAC_FAULTS === 'all' ? 60 : 15) * 60_000
 /** Tests wait for processes more than they compute, so two at once pay even on one core. */
