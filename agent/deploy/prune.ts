@@ -18,7 +18,7 @@ import {
   type Sweep,
 } from '../state/object-sweep.ts'
 import { parseStored, releasesOn, removedOn } from '../state/release-store.ts'
-import { sparesOn, spoilSpares } from '../state/spares.ts'
+import { sparesBegunOn, spoilSpares, spoiltOn } from '../state/spares.ts'
 import { troubleWords } from '../state/trouble.ts'
 import { type Change, openChange, runChange } from './change.ts'
 import type { Ask } from './deploy.ts'
@@ -82,9 +82,7 @@ export async function carryOut(agent: Agent, change: Change, looking?: Promise<L
   // What an attempt before this one could not delete would be in the way of one of the same name.
   await deleteAll()
   trouble.length = 0
-  // The links of a spare tree would keep what only this release needed.
-  const spoilt = sparesOn(layout, app).some((id) => plan.doomed.includes(id)) ? spoilSpares(layout, app) : []
-  for (const remains of spoilt) await removeTree(remains)
+  if (plan.doomed.length > 0) await freeLinks(layout, app, plan.doomed)
   for (const id of plan.doomed) await attempt(id, () => takeAway(agent, app, id))
   await deleteAll()
   await pruneRevisions(layout, app)
@@ -101,6 +99,12 @@ export async function carryOut(agent: Agent, change: Change, looking?: Promise<L
   throw new Failure('prune_failed', `prune ${app}: not all could be removed: ${trouble.join('; ')}`, {
     hint: 'all else that was to go has gone; it is tried again with each push',
   })
+}
+
+/** A spare tree, also one that is half made or half removed, would keep what only these releases needed. */
+async function freeLinks(layout: Layout, app: AppName, doomed: readonly ReleaseId[]): Promise<void> {
+  if (sparesBegunOn(layout, app).some((id) => doomed.includes(id))) spoilSpares(layout, app)
+  for (const remains of spoiltOn(layout, app)) await removeTree(remains)
 }
 
 /** From here on it is gone: no rollback finds it, and an agent that starts deletes it. */

@@ -83,8 +83,12 @@ function pinsOf(newestFirst: readonly Kept[], facts: RetentionFacts): Map<Releas
   const previous = previousGood(newestFirst, facts.current)
   const isGood = newestFirst.some(({ id, onceHealthy }) => onceHealthy && id === facts.current)
   const last = newestFirst.find(({ onceHealthy }) => onceHealthy)?.id
+  // An adopted one may turn out bad: one that was seen healthy stays beside it.
+  const seen = newestFirst.filter(({ onceHealthy, adopted }) => onceHealthy && !adopted)
+  const lastSeen = seen.some(({ id }) => id === facts.current || id === previous) ? undefined : seen[0]?.id
   // Marked bad or not: where nothing good serves and nothing else is good, it is all there is to start from.
   if (!isGood && previous === null && last !== undefined) pins.set(last, 'the last that was ever healthy')
+  if (lastSeen !== undefined) pins.set(lastSeen, 'the last that was seen healthy')
   if (previous !== null) pins.set(previous, 'previous good: rollback goes here')
   for (const [id, who] of facts.held) pins.set(id, `held by ${who}`)
   for (const id of facts.running) pins.set(id, 'it runs, although it is not current')

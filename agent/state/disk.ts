@@ -1,5 +1,6 @@
 import {
   closeSync,
+  type Dirent,
   fchmodSync,
   fsyncSync,
   lstatSync,
@@ -135,7 +136,7 @@ async function removeDirectory(path: string): Promise<void> {
   let seen = 0
   // Grows while it is walked: each directory before those below it.
   for (const dir of dirs) {
-    for (const entry of readdirSync(dir, { withFileTypes: true })) {
+    for (const entry of entriesIn(dir)) {
       const at = join(dir, entry.name)
       if (entry.isDirectory()) dirs.push(at)
       else files.push(at)
@@ -143,7 +144,21 @@ async function removeDirectory(path: string): Promise<void> {
     if (++seen % DIRS_PER_TURN === 0) await breathe()
   }
   await removeFiles(files)
-  for (const dir of dirs.reverse()) await rmdir(dir)
+  for (const dir of dirs.reverse()) await rmdir(dir).catch(unlessGone)
+}
+
+function entriesIn(dir: string): Dirent[] {
+  try {
+    return readdirSync(dir, { withFileTypes: true })
+  } catch (error) {
+    unlessGone(error)
+    return []
+  }
+}
+
+/** Two may remove the same: a change that frees a disk does not wait for what clears up behind the one before. */
+function unlessGone(error: unknown): void {
+  if (!isErrno(error, 'ENOENT')) throw error
 }
 
 /** Removes files that are there, without being in anybody's way: on a busy disk one removal may take a second. */
@@ -151,7 +166,7 @@ export async function removeFiles(paths: readonly string[]): Promise<void> {
   const left = paths.values()
   await Promise.all(
     Array.from({ length: REMOVERS }, async () => {
-      for (const path of left) await unlink(path)
+      for (const path of left) await unlink(path).catch(unlessGone)
     }),
   )
 }

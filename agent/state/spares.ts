@@ -12,17 +12,25 @@ export function sparesOn(layout: Layout, app: AppName): ReleaseId[] {
     .filter(isReleaseId)
 }
 
+/** The same, and those of which one is being made, or was when that was broken off. */
+export function sparesBegunOn(layout: Layout, app: AppName): ReleaseId[] {
+  return begunIn(layout, app)
+    .map((name) => name.slice(0, name.indexOf(SPARE)))
+    .filter(isReleaseId)
+}
+
+function begunIn(layout: Layout, app: AppName): string[] {
+  return namesIn(layout.stagingDir(app)).filter((name) => name.includes(SPARE) && !name.includes(SPOILT))
+}
+
 /**
  * From here on none is used, not even one that is being made: a content they have is not what it should be, or they are
- * of another release than the one that runs. Gives what is left of them, to be removed when there is time.
+ * of another release than the one that runs. What is left of them is removed when there is time.
  */
-export function spoilSpares(layout: Layout, app: AppName): string[] {
-  const names = namesIn(layout.stagingDir(app)).filter((name) => name.includes(SPARE) && !name.includes(SPOILT))
-  return names.map((name) => {
-    const spoilt = layout.incoming(app, `${name}${SPOILT}${process.hrtime.bigint()}`)
-    placeFile(layout.incoming(app, name), spoilt)
-    return spoilt
-  })
+export function spoilSpares(layout: Layout, app: AppName): void {
+  for (const name of begunIn(layout, app)) {
+    placeFile(layout.incoming(app, name), layout.incoming(app, `${name}${SPOILT}${process.hrtime.bigint()}`))
+  }
 }
 
 /** All that is left of such. */

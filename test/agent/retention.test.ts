@@ -79,7 +79,10 @@ function pinned({ releases, current, flying, held, running }: Case): Set<Release
   const previous = previousGood(releases, current)
   const once = [...releases].sort((a, b) => b.seq - a.seq).filter(({ onceHealthy }) => onceHealthy)
   const isLast = previous === null && !once.some(({ id }) => id === current)
-  return new Set([current, previous, ...flying, ...held, ...running, isLast ? (once[0]?.id ?? null) : null])
+  const seen = once.filter(({ adopted }) => !adopted)
+  const isUnseen = !seen.some(({ id }) => id === current || id === previous)
+  const last = [isLast ? once[0] : undefined, isUnseen ? seen[0] : undefined].map((release) => release?.id ?? null)
+  return new Set([current, previous, ...flying, ...held, ...running, ...last])
 }
 
 test('there is one verdict for each release, newest first by the agent’s own order', () => {

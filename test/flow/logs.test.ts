@@ -26,6 +26,8 @@ test('logs gives the newest lines of all releases, of one that is dead, of one s
   const world = await makeWorld(t)
   const first = await pushedAs(world, 'one')
   for (const path of ['/a', '/b', '/c']) await world.get(path)
+  // What it printed is read by the agent a moment later, and dated then.
+  while (!messages(await world.tarmac('logs', '--json', '--release', first)).includes('one hears /c')) await sleep(20)
   const between = new Date().toISOString()
   const second = await pushedAs(world, 'two')
   world.version('3', { broken: 9 })
