@@ -4,9 +4,9 @@ import type { LinkName } from './link.ts'
 import { measure, type Sample } from './measure.ts'
 import { makeReady } from './needs.ts'
 import { casync, type Peer, type PeerName, rsync, tarGz, tarZstd } from './peers.ts'
-import { loadAverage, writePlot, writeResult } from './results.ts'
+import { loadAverage, readResult, writePlot, writeResult } from './results.ts'
 import type { Site } from './site.ts'
-import { rowsOf, table } from './table.ts'
+import { type Row, rowsOf, table } from './table.ts'
 import { tarmac } from './tarmac.ts'
 import { sizeOf, type TreeName, tree } from './trees.ts'
 
@@ -33,6 +33,8 @@ export interface Choice {
   rounds?: string
   /** Where the result goes, in place of results/peers.json. */
   out?: string
+  /** Keeps what is there of other trees, links and cases. */
+  add?: boolean
   programs: string
 }
 
@@ -71,8 +73,7 @@ export async function compare(choice: Choice): Promise<void> {
       samples.push(...measured)
     }
   }
-  const rows = rowsOf(samples)
-  console.log(table(rows))
+  console.log(table(rowsOf(samples)))
   console.log(
     `×: Tarmac's time divided by the peer's. Medians of ${rounds} (casync and tar-gz on big: once), peers in turn; load average ${loadAverage()}.`,
   )
@@ -82,9 +83,31 @@ export async function compare(choice: Choice): Promise<void> {
   for (const [name, text] of Object.entries({ ...made, ...does })) console.log(`${name}: ${text}`)
   const sizes: Record<string, unknown> = {}
   for (const name of trees) sizes[name] = sizeOf(await tree(name))
-  const result = { links: made, peers: does, trees: sizes, rounds, rows, samples }
+  const before = choice.add ? readResult<Result>('peers', choice.out) : undefined
+  const kept = before?.samples.filter((sample) => !samples.some((other) => isOfOneRow(sample, other))) ?? []
+  const all = [...kept, ...samples]
+  const rows = rowsOf(all)
+  const result: Result = {
+    links: { ...before?.links, ...made },
+    peers: { ...before?.peers, ...does },
+    trees: { ...before?.trees, ...sizes },
+    rows,
+    samples: all,
+  }
   console.log(`all samples: ${await writeResult('peers', result, choice.out)}`)
   if (choice.out === undefined) console.log(`plot: ${writePlot('peers', peersPlot(rows))}`)
+}
+
+interface Result {
+  links: Partial<Record<LinkName, string>>
+  peers: Partial<Record<PeerName, string>>
+  trees: Record<string, unknown>
+  rows: Row[]
+  samples: Sample[]
+}
+
+function isOfOneRow(a: Sample, b: Sample): boolean {
+  return a.tree === b.tree && a.link === b.link && a.case === b.case
 }
 
 function chosen<T extends string>(wanted: string[] | undefined, { from, usually }: { from: T[]; usually: T[] }): T[] {

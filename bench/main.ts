@@ -21,6 +21,7 @@ const { values, positionals } = parseArgs({
     case: { type: 'string', multiple: true },
     peer: { type: 'string', multiple: true },
     rounds: { type: 'string' },
+    add: { type: 'boolean', default: false },
     minutes: { type: 'string', default: '10' },
     out: { type: 'string' },
     programs: { type: 'string', default: DIST },

@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { availableParallelism, cpus, release, totalmem } from 'node:os'
 import { dirname, join } from 'node:path'
 import { run } from './programs.ts'
@@ -22,6 +22,11 @@ export async function writeResult(name: string, result: object, file = join(RESU
   const head = { date: new Date().toISOString(), machine: await machine(), loadAverage: loadAverage() }
   writeFileSync(file, `${JSON.stringify({ ...head, ...result }, null, 1)}\n`)
   return file
+}
+
+/** What the last run wrote there, if any. */
+export function readResult<T>(name: string, file = join(RESULTS, `${name}.json`)): T | undefined {
+  return existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as T) : undefined
 }
 
 export function writePlot(name: string, svg: string, file = join(RESULTS, `${name}.svg`)): string {
