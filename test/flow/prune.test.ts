@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import {
+  linkSync,
   lstatSync,
   mkdirSync,
   readdirSync,
@@ -13,6 +14,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { DeployEntry, PruneAnswer, StepLine } from '../../shared/wire.ts'
 import { brokenInvariants } from '../helpers/invariants.ts'
 import { makeWorld, projectText, type World } from '../helpers/world.ts'
@@ -181,4 +183,26 @@ test('peers 3, https://github.com/deployphp/deployer/issues/3111, and 5, https:/
   assert.match(refused.stderr, /leads to no release that is known here: nothing is removed/)
   assert.deepEqual(releasesOn(world), left)
   assert.equal(readlinkSync(current), 'releases/nowhere')
+})
+
+test('what only a pruned release had goes also where a spare tree of it is half made or half removed', async (t) => {
+  const world = await makeWorld(t)
+  world.write({ 'tarmac.toml': projectOf(world), 'only.txt': 'in the first release alone' })
+  const first = await push(world, '1')
+  rmSync(join(world.project, 'only.txt'))
+  for (const version of ['2', '3', '4']) await push(world, version)
+  const app = join(world.root, 'apps/shop')
+  const only = join(app, 'releases', first, 'tree/only.txt')
+  const { ino } = lstatSync(only)
+  // What clears up behind the last push is over by then.
+  await sleep(2_000)
+  for (const name of [`${first}.spare.part`, `${first}.spare.spoilt-1`]) {
+    mkdirSync(join(app, 'staging', name, 'tree'), { recursive: true })
+    linkSync(only, join(app, 'staging', name, 'tree/only.txt'))
+  }
+  await push(world, '5')
+  const objects = readdirSync(join(app, 'objects'), { recursive: true, withFileTypes: true })
+  const left = objects.filter((entry) => entry.isFile() && lstatSync(join(entry.parentPath, entry.name)).ino === ino)
+  assert.deepEqual(left, [])
+  assert.deepEqual(await brokenInvariants(world), [])
 })
