@@ -120,7 +120,10 @@ export function tarmac(site: Site, { toml = workerToml(), programs = DIST }: Tar
       writeFileSync(join(site.home, '.config', 'tarmac', 'known_agents'), `${url} ${pin}\n`)
       become(APP)
       const argv = [join(programs, 'tarmac-agent'), 'run', '--root', root, '--init', 'embedded']
-      agent = await startBackground([process.execPath, ...argv], /"recovered"/, { env, netns: link.hostNetns })
+      agent = await startBackground([process.execPath, ...argv], /"recovered"/, {
+        env: { ...env, ...unitEnvironment() },
+        netns: link.hostNetns,
+      })
     },
     push: () => stepped('push'),
     rollback: () => stepped('rollback'),
@@ -129,6 +132,13 @@ export function tarmac(site: Site, { toml = workerToml(), programs = DIST }: Tar
     onDisk: () => join(root, 'apps', app),
     end,
   }
+}
+
+/** What systemd would give the agent. */
+function unitEnvironment(): Record<string, string> {
+  const unit = readFileSync(join(import.meta.dirname, '..', 'systemd', 'tarmac-agent.service'), 'utf8')
+  const pairs = [...unit.matchAll(/^Environment=(.*)$/gm)].flatMap(([, line = '']) => line.split(' '))
+  return Object.fromEntries(pairs.map((pair) => pair.split(/=(.*)/s).slice(0, 2)))
 }
 
 function stepsOf(text: string): Step[] {
