@@ -39,7 +39,9 @@ export async function alterTree(layout: Layout, tree: string, { from, to }: { fr
   }
   await breathe()
   const emptied = new Set<string>()
+  let count = 0
   for (const entry of old.values()) {
+    if (++count % ENTRIES_PER_TURN === 0) await breathe()
     const path = `${tree}/${entry.path}`
     if (isFile(entry) || isLink(entry)) unlinkSync(path)
     else emptied.add(path)
