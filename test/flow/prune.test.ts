@@ -206,3 +206,14 @@ test('what only a pruned release had goes also where a spare tree of it is half 
   assert.deepEqual(left, [])
   assert.deepEqual(await brokenInvariants(world), [])
 })
+
+test('a small push that may not fit is asked about first, and refused before a byte is sent', async (t) => {
+  const world = await makeWorld(t)
+  await push(world, '1')
+  await restartWithRoom(world, 0.5)
+  world.version('2')
+  const { exit, stdout } = await world.tarmac('push', '--json')
+  const { bytesSent, hosts } = JSON.parse(stdout.trim().split('\n').at(-1) ?? '')
+  assert.deepEqual([exit, bytesSent, hosts[0].code], [3, 0, 'disk_full'])
+  assert.equal(await world.get(), '1')
+})
