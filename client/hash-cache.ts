@@ -143,7 +143,7 @@ export async function hashTree(tree: {
 }
 
 /** Yields after each portion of the file, so that others can run meanwhile; returns the digest. */
-function* digestOf(file: string, size: number, scratch: Buffer): Generator<void, Sha256> {
+export function* digestOf(file: string, size: number, scratch: Buffer): Generator<void, Sha256> {
   const hash = createHash('sha256')
   let total = 0
   for (const portion of fileBytes(file, scratch)) {

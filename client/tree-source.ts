@@ -1,12 +1,12 @@
-import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { changedWhilePacked } from '../shared/bundle-write.ts'
 import { isErrno } from '../shared/failure.ts'
 import type { Entry, FileEntry } from '../shared/manifest.ts'
-import { type HashProgress, hashTree, openHashCache } from './hash-cache.ts'
+import { drained } from '../shared/turns.ts'
+import { digestOf, type HashProgress, hashTree, openHashCache } from './hash-cache.ts'
 import { type Choice, PROJECT_FILE } from './ignore.ts'
-import { digestOfHash, fileBytes, type Source, unreadable, wantedObjects } from './source.ts'
+import { fileBytes, type Source, unreadable, wantedObjects } from './source.ts'
 import { isSameFile, type WalkedFile, walk, walkedFile } from './walk.ts'
 
 export interface TreeOptions extends Choice {
@@ -58,15 +58,13 @@ export async function treeSource(dir: string, options: TreeOptions): Promise<Sou
 /** Throws `source_invalid` when it is not, by a look afterwards, what was walked, nor has the content that it had. */
 function* unchangedBytes(
   dir: string,
-  { entry: { path, sha256 }, walked }: { entry: FileEntry; walked: WalkedFile | undefined },
+  { entry: { path, size, sha256 }, walked }: { entry: FileEntry; walked: WalkedFile | undefined },
   { scratch, from }: { scratch: Buffer; from: number },
 ) {
   yield* fileBytes(join(dir, path), scratch, from)
   if (walked !== undefined && isSameFile(walkedFile(dir, path), walked)) return
   // A new name for it elsewhere, as pnpm makes, touches a file too.
-  const hash = createHash('sha256')
-  for (const portion of fileBytes(join(dir, path), scratch)) hash.update(portion)
-  if (digestOfHash(hash) !== sha256) throw changedWhilePacked(path)
+  if (drained(digestOf(join(dir, path), size, scratch)) !== sha256) throw changedWhilePacked(path)
 }
 
 function textAt(file: string): string | undefined {

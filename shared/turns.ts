@@ -13,7 +13,7 @@ export function* inTurns<T>(items: readonly T[], visit: (item: T, index: number)
 }
 
 /** All of it at once. */
-export function drained<T>(work: Generator<undefined, T>): T {
+export function drained<T>(work: Generator<unknown, T>): T {
   for (;;) {
     const step = work.next()
     if (step.done) return step.value
