@@ -9,7 +9,7 @@ export class Portions {
     this.#source = source
   }
 
-  /** One byte at least, `max` at most; none at the end. */
+  /** One byte at least, `max` at most; none at the end. They are good until more is asked for. */
   async some(max: number): Promise<Buffer> {
     while (this.#rest.length === 0) {
       const next = await this.#source.next()
@@ -21,20 +21,22 @@ export class Portions {
     return taken
   }
 
-  /** Throws `bundle_malformed` when there are fewer. */
+  /** A copy. Throws `bundle_malformed` when there are fewer. */
   async exactly(size: number): Promise<Buffer> {
-    const parts: Buffer[] = []
-    for (let left = size; left > 0; ) {
-      const part = await this.some(left)
+    const bytes = Buffer.allocUnsafe(size)
+    for (let used = 0; used < size; ) {
+      const part = await this.some(size - used)
       if (part.length === 0) throw malformed('ends in its middle: it was cut short')
-      if (part.length === size) return part
-      parts.push(part)
-      left -= part.length
+      bytes.set(part, used)
+      used += part.length
     }
-    return Buffer.concat(parts)
+    return bytes
   }
 
-  /** Goes on where it was left, so that what one loop leaves another can skip. `admit` throws before the first byte. */
+  /**
+   * Goes on where it was left, so that what one loop leaves another can skip. What it gives is good until more is asked
+   * for. `admit` throws before the first byte.
+   */
   content(size: number, admit = () => {}): AsyncIterable<Buffer> {
     let left = size
     const portions = this

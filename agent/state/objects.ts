@@ -54,6 +54,7 @@ export function modesOf(manifest: Manifest): Map<Sha256, Set<Mode>> {
 export interface IncomingObject {
   sha256: Sha256
   size: number
+  /** Of `size` bytes. A portion is good until the next is asked for. */
   content: AsyncIterable<Uint8Array>
 }
 
@@ -72,9 +73,7 @@ export async function storeObject(
   const temp = layout.incoming(app, `${object.sha256}.part`)
   try {
     const seen =
-      object.size <= WHOLE_BYTES
-        ? await writeSmall(temp, object.content, mode)
-        : await writeLarge(temp, object.content, mode)
+      object.size <= WHOLE_BYTES ? await writeSmall(temp, object, mode) : await writeLarge(temp, object.content, mode)
     if (seen !== object.sha256) {
       throw new Failure('object_mismatch', `store ${app}: object ${object.sha256} has the content of ${seen}`, {
         hint: 'it was changed or cut on the way; nothing of it was kept: push again',
@@ -93,12 +92,25 @@ export async function storeObject(
   return path
 }
 
-async function writeSmall(temp: string, content: AsyncIterable<Uint8Array>, mode: Mode): Promise<string> {
-  const chunks: Uint8Array[] = []
-  for await (const chunk of content) chunks.push(chunk)
-  const bytes = chunks.length === 1 && chunks[0] ? chunks[0] : Buffer.concat(chunks)
+async function writeSmall(temp: string, { content, size }: IncomingObject, mode: Mode): Promise<string> {
+  const bytes = await whole(content, size)
   writeFileSync(temp, bytes, { mode: MODE_BITS[mode], flag: 'w' })
   return hash('sha256', bytes, 'hex')
+}
+
+/** What comes in one portion is not copied. */
+async function whole(content: AsyncIterable<Uint8Array>, size: number): Promise<Uint8Array> {
+  let bytes: Uint8Array = new Uint8Array(0)
+  let used = 0
+  for await (const portion of content) {
+    if (portion.length === size) bytes = portion
+    else {
+      if (used === 0) bytes = Buffer.allocUnsafe(size)
+      bytes.set(portion, used)
+    }
+    used += portion.length
+  }
+  return bytes
 }
 
 async function writeLarge(temp: string, content: AsyncIterable<Uint8Array>, mode: Mode): Promise<string> {
