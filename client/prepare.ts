@@ -35,7 +35,7 @@ export async function prepare(context: Context, path: string | undefined): Promi
   const kind = path === undefined ? 'directory' : kindOf(path)
   if (kind === 'bundle' && path !== undefined) return preparedBundle(context, path)
   const opened = kind === 'directory' ? await openDirectory(context, path) : await openArchive(context, path as string)
-  const { project, source } = opened
+  const { project, source, about } = opened
   try {
     for (const warning of source.warnings) context.print.warn(warning)
     const signing = await openSigning(context)
@@ -43,7 +43,7 @@ export async function prepare(context: Context, path: string | undefined): Promi
     const head = (): Manifest => ({ format: 1, ...project.head, created: now(), files })
     let made: Promise<Release> | undefined
     const make = async (): Promise<Release> => {
-      const signed = writeManifest({ ...head(), ...(await versionAndSource(context, project)) })
+      const signed = writeManifest({ ...head(), ...(await about) })
       return { signed, signatures: [await signing.signRelease(signed.text)] }
     }
     return {
@@ -91,10 +91,14 @@ function kindOf(path: string): 'directory' | 'archive' | 'bundle' {
   throw new Failure('usage', `push ${JSON.stringify(path)}: is none of a directory, a .tar.gz and a .tarmac bundle`)
 }
 
-async function openDirectory(
-  context: Context,
-  path: string | undefined,
-): Promise<{ project: Project; source: Source }> {
+interface Opened {
+  project: Project
+  source: Source
+  /** Never rejects. */
+  about: ReturnType<typeof versionAndSource>
+}
+
+async function openDirectory(context: Context, path: string | undefined): Promise<Opened> {
   const { options, cwd, surroundings, print } = context
   const file = options.config ?? (path === undefined ? undefined : projectFileIn(path)) ?? findProjectFile(cwd)
   if (file === undefined) {
@@ -108,6 +112,8 @@ async function openDirectory(
     print.note(`build  ${command}`)
     await runBuild(command, { env: surroundings.env, cwd: project.dir, quiet: print.quiet })
   }
+  // git works while this process looks.
+  const about = versionAndSource(context, project)
   const progress = startProgress(print, 'looking at the files')
   try {
     const source = await treeSource(resolve(path ?? project.dir), {
@@ -118,7 +124,7 @@ async function openDirectory(
       onProgress: ({ files, totalFiles, bytes, totalBytes }) =>
         progress.say(`hashing ${files} of ${totalFiles} files, ${prettyBytes(bytes)} of ${prettyBytes(totalBytes)}`),
     })
-    return { project, source }
+    return { project, source, about }
   } finally {
     progress.end()
   }
@@ -129,7 +135,7 @@ function projectFileIn(dir: string): string | undefined {
   return found !== undefined && dirname(found) === resolve(dir) ? found : undefined
 }
 
-async function openArchive(context: Context, path: string): Promise<{ project: Project; source: Source }> {
+async function openArchive(context: Context, path: string): Promise<Opened> {
   const progress = startProgress(context.print, `reading ${basename(path)}`)
   try {
     // Loaded only here: reading foreign archives is rare, and needs the whole of node-tar.
@@ -141,7 +147,7 @@ async function openArchive(context: Context, path: string): Promise<{ project: P
         ? undefined
         : parseProject(source.projectToml, { name: `${path}: ${PROJECT_FILE}`, dir: context.cwd })
     const project = named ?? inside ?? projectOf(context)
-    if (project) return { project, source }
+    if (project) return { project, source, about: versionAndSource(context, project) }
     source.close()
     throw new Failure('config_missing', `find ${PROJECT_FILE}: none in ${path}, here or above`, {
       hint: 'name one: --config FILE',
@@ -156,17 +162,27 @@ async function versionAndSource(
   project: Project,
 ): Promise<Pick<Manifest, 'version' | 'source'>> {
   const version = project.head.version ?? packageVersion(project.dir)
-  const git = (...args: string[]) =>
-    runProgram(['git', '-C', project.dir, ...args], { env: surroundings.env }).catch(() => undefined)
-  const commit = await git('rev-parse', 'HEAD')
-  const commitId = commit?.exit === 0 ? commit.stdout.trim() : ''
-  if (commitId === '') return version === undefined ? {} : { version }
-  const branch = (await git('symbolic-ref', '--short', '--quiet', 'HEAD'))?.stdout.trim() ?? ''
-  const changes = await git('status', '--porcelain', '--untracked-files=no')
-  return {
-    ...(version === undefined ? {} : { version }),
-    source: { commit: commitId, ...(branch === '' ? {} : { branch }), dirty: (changes?.stdout ?? '') !== '' },
-  }
+  const argv = [
+    'git',
+    '--no-optional-locks',
+    '-C',
+    project.dir,
+    'status',
+    '--porcelain=v2',
+    '--branch',
+    '--untracked-files=no',
+  ]
+  const status = await runProgram(argv, { env: surroundings.env }).catch(() => undefined)
+  const source = status?.exit === 0 ? sourceOf(status.stdout) : undefined
+  return { ...(version === undefined ? {} : { version }), ...(source === undefined ? {} : { source }) }
+}
+
+/** Of what git-status(1) says in its porcelain format 2; undefined before the first commit. */
+function sourceOf(status: string): Manifest['source'] {
+  const commit = /^# branch\.oid ([0-9a-f]+)$/m.exec(status)?.[1]
+  if (commit === undefined) return undefined
+  const branch = /^# branch\.head (?!\(detached\)$)(.+)$/m.exec(status)?.[1]
+  return { commit, ...(branch === undefined ? {} : { branch }), dirty: /^[^#]/m.test(status) }
 }
 
 function packageVersion(dir: string): string | undefined {

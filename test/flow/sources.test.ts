@@ -152,3 +152,29 @@ require('node:http').createServer((q, r) => r.end(JSON.stringify({ wrote, uid: p
   assert.notEqual(uid, 0)
   assert.deepEqual([statSync(shared).uid, statSync(join(shared, '..')).uid], [uid, 0])
 })
+
+test('what a release was made from is said as git says it', async (t) => {
+  const world = await makeWorld(t)
+  const git = (...args: string[]) =>
+    execFileSync('git', ['-C', world.project, '-c', 'user.name=Ann', '-c', 'user.email=ann@example.org', ...args], {
+      encoding: 'utf8',
+    }).trim()
+  const sourceOf = async () => {
+    const { exit, stderr } = await world.tarmac('pack', '-o', '../made.tarmac')
+    assert.equal(exit, 0, stderr)
+    const bundle = join(world.dir, 'made.tarmac')
+    const text = execFileSync('tar', ['--zstd', '-xOf', bundle, 'release.json'], { encoding: 'utf8' })
+    return JSON.parse(text).source
+  }
+  assert.equal(await sourceOf(), undefined, 'no repository')
+  git('init', '--quiet', '--initial-branch=a(b)/c')
+  assert.equal(await sourceOf(), undefined, 'no commit')
+  git('add', 'server.js')
+  git('commit', '--quiet', '--message=first')
+  const commit = git('rev-parse', 'HEAD')
+  assert.deepEqual(await sourceOf(), { commit, branch: 'a(b)/c', dirty: false }, 'what git does not know is no change')
+  world.version('2')
+  assert.deepEqual(await sourceOf(), { commit, branch: 'a(b)/c', dirty: true })
+  git('checkout', '--quiet', '--detach')
+  assert.deepEqual(await sourceOf(), { commit, dirty: true })
+})
