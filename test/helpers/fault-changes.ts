@@ -33,6 +33,7 @@ export interface Cell {
 /** Two starts, and the way back; on a loaded machine. */
 const LOOP_MS = 20_000
 const PAUSE_MS = 60_000
+const SOON_MS = 500
 /** What a change that was cut off may end with: as if nothing had happened, or with what the agent says of it. */
 const CUT_EXITS = [0, 4, 6, 7, 8, null]
 
@@ -184,7 +185,7 @@ export async function cutOff(world: World, kind: Kind, { point, nth, orphans }: 
   await kind.prepare(world)
   world.fault(`${point} ${nth} kill`)
   const ended = kind.run(world)
-  const wasHit = await Promise.race([ended.then(() => world.isFaultHit()), world.agentEnded().then(() => true)])
+  const wasHit = await Promise.race([ended.then(() => isHitSoon(world)), world.agentEnded().then(() => true)])
   if (!wasHit) {
     world.fault('')
     return undefined
@@ -195,6 +196,13 @@ export async function cutOff(world: World, kind: Kind, { point, nth, orphans }: 
   const wrong = await brokenInvariants(world, { cut: exit !== 0, orphans, ...kind.expected })
   if (!CUT_EXITS.includes(exit)) wrong.push(`exit ${exit}`)
   return [...wrong, ...(await brokenByPush(world, orphans))]
+}
+
+/** Whoever looks at the ledger may see the end of a change before the agent comes to the place behind it. */
+async function isHitSoon(world: World): Promise<boolean> {
+  for (const deadline = Date.now() + SOON_MS; Date.now() < deadline; await sleep(20))
+    if (world.isFaultHit()) return true
+  return false
 }
 
 /** Nothing is to be unlocked, repaired or waited for: a push is taken at once, and clears the rest. */
