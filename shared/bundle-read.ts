@@ -1,4 +1,3 @@
-import { pipeline } from 'node:stream'
 import { createZstdDecompress } from 'node:zlib'
 import {
   BLOCK_BYTES,
@@ -21,6 +20,7 @@ import { Failure, reasonOf } from './failure.ts'
 import { MAX_FILE_BYTES, MAX_FILES, MAX_MANIFEST_BYTES } from './manifest.ts'
 import type { Sha256 } from './names.ts'
 import { Portions } from './portions.ts'
+import { feed } from './zstd-feed.ts'
 import { oneFrame } from './zstd-frame.ts'
 
 export type BundleEntry =
@@ -49,6 +49,12 @@ const LIMITED_BY_MANIFEST: BundleLimits = { maxObjects: MAX_FILES, maxBytes: Num
 
 /** zstd never makes more than 1/256 and a few bytes a block out of what it cannot compress; the rest is what is under way. */
 const MAX_EXPANSION = 1.01
+/**
+ * TLS gives 16 KiB at a time. Given to zstd's thread one by one, half a gigabyte is eight thousand trips there and back,
+ * which took as long as the decompressing.
+ */
+const ARRIVING_BYTES = 128 * 1024
+
 /** Both buffers of the decompressor, and as much for what is between them. */
 const MAX_UNDER_WAY_BYTES = 3 * CHUNKS_IN_FLIGHT * CHUNK_BYTES
 
@@ -173,8 +179,7 @@ async function* decompressed(bytes: AsyncIterable<Uint8Array>, reference?: Uint8
     ...decompression(reference),
   }
   const zstd = createZstdDecompress(options)
-  // The callback is there because pipeline asks for one: an error of either side also comes out of the loop below.
-  pipeline(counted(), zstd, () => {})
+  void feed(zstd, counted(), { chunkBytes: ARRIVING_BYTES, inFlight: CHUNKS_IN_FLIGHT, isPrompt: true })
   let before: Buffer | undefined
   try {
     for await (const chunk of zstd) {

@@ -1,5 +1,4 @@
 import { createHash } from 'node:crypto'
-import type { Writable } from 'node:stream'
 import { createZstdCompress } from 'node:zlib'
 import {
   type BundleObject,
@@ -17,8 +16,9 @@ import {
   ZEROS,
 } from './bundle.ts'
 import { compression, type LinkKind } from './difference.ts'
-import { Failure, reasonOf } from './failure.ts'
+import { Failure } from './failure.ts'
 import { MAX_MANIFEST_BYTES } from './manifest.ts'
+import { feed } from './zstd-feed.ts'
 
 /** What goes into a bundle. Manifest and signatures are written as they are; objects come in any order, each once. */
 export interface BundleParts {
@@ -45,78 +45,8 @@ export async function* bundleBytes(parts: BundleParts): AsyncGenerator<Buffer> {
     ...compression(parts.reference, parts.link),
   }
   const zstd = createZstdCompress(options)
-  // It never throws: what goes wrong destroys zstd, and so comes out of the loop below.
-  void feed(zstd, tarBytes(parts))
+  void feed(zstd, tarBytes(parts), { chunkBytes: CHUNK_BYTES, inFlight: CHUNKS_IN_FLIGHT })
   for await (const chunk of zstd) yield chunk
-}
-
-/**
- * Joins the pieces to chunks for zstd, since most are headers and small files and each write is a trip to another
- * thread. The few chunks are filled again and again: half a gigabyte of new ones would set the garbage collector to work
- * on all that is held besides. Ends zstd, or destroys it with what the pieces throw.
- */
-async function feed(zstd: Writable, pieces: AsyncIterable<Uint8Array>): Promise<void> {
-  try {
-    const slots = slotsOf(zstd)
-    let slot = await slots.untilFree()
-    for await (const piece of pieces) {
-      for (let at = 0; at < piece.length; ) {
-        const some = piece.subarray(at, at + CHUNK_BYTES - slot.used)
-        slot.chunk.set(some, slot.used)
-        at += some.length
-        slot.used += some.length
-        if (slot.used < CHUNK_BYTES) continue
-        slots.write(slot)
-        slot = await slots.untilFree()
-      }
-      // Whoever took from it has left: the loop's end closes the pieces.
-      if (zstd.destroyed) return
-    }
-    slots.write(slot)
-    // Node ends the frame with the last write when it knows by then that it is the last, and once more when the stream
-    // is flushed: an empty second frame, which our own reader refuses. So the end is said only when all is written.
-    await slots.untilWritten()
-    zstd.end()
-  } catch (error) {
-    zstd.destroy(error instanceof Error ? error : new Error(reasonOf(error)))
-  }
-}
-
-interface Slot {
-  chunk: Buffer
-  used: number
-}
-
-/** CHUNKS_IN_FLIGHT of them. Nothing waits for a stream that was destroyed, which does not call back what it holds. */
-function slotsOf(zstd: Writable) {
-  const fresh = (): Slot => ({ chunk: Buffer.allocUnsafeSlow(CHUNK_BYTES), used: 0 })
-  const free = Array.from({ length: CHUNKS_IN_FLIGHT }, fresh)
-  let changed = () => {}
-  zstd.once('close', () => changed())
-  const until = async (count: number) => {
-    while (free.length < count && !zstd.destroyed) {
-      await new Promise<void>((resolve) => {
-        changed = resolve
-      })
-    }
-  }
-  return {
-    /** One to fill, when zstd has taken in what was in it. */
-    async untilFree(): Promise<Slot> {
-      // Lets zstd's thread hand over its result and take the next chunk while this one reads on. Awaits alone do not:
-      // what they wake runs before anything another thread has to say. Without this the two work in turn.
-      await new Promise((resolve) => setImmediate(resolve))
-      await until(1)
-      return free.pop() ?? fresh()
-    },
-    write(slot: Slot): void {
-      zstd.write(slot.chunk.subarray(0, slot.used), () => {
-        free.push({ ...slot, used: 0 })
-        changed()
-      })
-    },
-    untilWritten: () => until(CHUNKS_IN_FLIGHT),
-  }
 }
 
 async function* tarBytes(parts: BundleParts): AsyncGenerator<Uint8Array> {
