@@ -29,7 +29,7 @@ export type LinkKind = 'near' | 'far'
 
 const WITHOUT_REFERENCE = {
   near: { [constants.ZSTD_c_compressionLevel]: ZSTD_LEVEL_NEAR, [constants.ZSTD_c_hashLog]: HASH_LOG_NEAR },
-  file: { [constants.ZSTD_c_compressionLevel]: ZSTD_LEVEL },
+  file: { [constants.ZSTD_c_compressionLevel]: ZSTD_LEVEL, [constants.ZSTD_c_windowLog]: MAX_WINDOW_LOG },
   far: { [constants.ZSTD_c_compressionLevel]: ZSTD_LEVEL_FAR, [constants.ZSTD_c_windowLog]: MAX_WINDOW_LOG },
 }
 
