@@ -13,6 +13,9 @@ import { runBuild, runProgram } from './run.ts'
 import type { Source } from './source.ts'
 import { treeSource } from './tree-source.ts'
 
+/** What it says of commit, branch and changes; nothing that takes long besides. */
+const GIT_STATUS = ['status', '--porcelain=v2', '--branch', '--no-ahead-behind', '--untracked-files=no']
+
 export interface Release {
   signed: Signed
   signatures: string[]
@@ -94,7 +97,7 @@ function kindOf(path: string): 'directory' | 'archive' | 'bundle' {
 interface Opened {
   project: Project
   source: Source
-  /** Never rejects. */
+  /** What is said of it besides. Never rejects. */
   about: ReturnType<typeof versionAndSource>
 }
 
@@ -112,8 +115,9 @@ async function openDirectory(context: Context, path: string | undefined): Promis
     print.note(`build  ${command}`)
     await runBuild(command, { env: surroundings.env, cwd: project.dir, quiet: print.quiet })
   }
-  // git works while this process looks.
-  const about = versionAndSource(context, project)
+  // git works while this process looks. Who does not need its answer does not wait for it.
+  const unneeded = new AbortController()
+  const about = versionAndSource(context, project, unneeded.signal)
   const progress = startProgress(print, 'looking at the files')
   try {
     const source = await treeSource(resolve(path ?? project.dir), {
@@ -124,7 +128,14 @@ async function openDirectory(context: Context, path: string | undefined): Promis
       onProgress: ({ files, totalFiles, bytes, totalBytes }) =>
         progress.say(`hashing ${files} of ${totalFiles} files, ${prettyBytes(bytes)} of ${prettyBytes(totalBytes)}`),
     })
-    return { project, source, about }
+    const close = () => {
+      unneeded.abort()
+      source.close()
+    }
+    return { project, source: { ...source, close }, about }
+  } catch (error) {
+    unneeded.abort()
+    throw error
   } finally {
     progress.end()
   }
@@ -160,19 +171,11 @@ async function openArchive(context: Context, path: string): Promise<Opened> {
 async function versionAndSource(
   { surroundings }: Context,
   project: Project,
+  signal?: AbortSignal,
 ): Promise<Pick<Manifest, 'version' | 'source'>> {
   const version = project.head.version ?? packageVersion(project.dir)
-  const argv = [
-    'git',
-    '--no-optional-locks',
-    '-C',
-    project.dir,
-    'status',
-    '--porcelain=v2',
-    '--branch',
-    '--untracked-files=no',
-  ]
-  const status = await runProgram(argv, { env: surroundings.env }).catch(() => undefined)
+  const argv = ['git', '--no-optional-locks', '-C', project.dir, ...GIT_STATUS]
+  const status = await runProgram(argv, { env: surroundings.env, signal }).catch(() => undefined)
   const source = status?.exit === 0 ? sourceOf(status.stdout) : undefined
   return { ...(version === undefined ? {} : { version }), ...(source === undefined ? {} : { source }) }
 }

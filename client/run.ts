@@ -9,14 +9,24 @@ export interface Ran {
   stderr: string
 }
 
-/** Runs a program to its end with `input` on its stdin. Lines of stderr that match `show` are passed on as they come. */
+/**
+ * Runs a program to its end with `input` on its stdin; `signal` ends it, and rejects. Lines of stderr that match `show`
+ * are passed on as they come.
+ */
 export function runProgram(
   argv: string[],
-  options: { env: NodeJS.ProcessEnv; cwd?: string; input?: string | Uint8Array; show?: (text: string) => void },
+  options: {
+    env: NodeJS.ProcessEnv
+    cwd?: string
+    input?: string | Uint8Array
+    signal?: AbortSignal | undefined
+    show?: (text: string) => void
+  },
 ): Promise<Ran> {
   const [program = '', ...args] = argv
   return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { env: options.env, cwd: options.cwd, stdio: ['pipe', 'pipe', 'pipe'] })
+    const { env, cwd, signal } = options
+    const child = spawn(program, args, { env, cwd, signal, stdio: ['pipe', 'pipe', 'pipe'] })
     let stdout = ''
     let stderr = ''
     child.stdout.setEncoding('utf8').on('data', (text: string) => {

@@ -49,13 +49,14 @@ const LIMITED_BY_MANIFEST: BundleLimits = { maxObjects: MAX_FILES, maxBytes: Num
 
 /** zstd never makes more than 1/256 and a few bytes a block out of what it cannot compress; the rest is what is under way. */
 const MAX_EXPANSION = 1.01
+
 /**
  * TLS gives 16 KiB at a time. Given to zstd's thread one by one, half a gigabyte is eight thousand trips there and back,
  * which took as long as the decompressing.
  */
 const ARRIVING_BYTES = 128 * 1024
 
-/** Both buffers of the decompressor, and as much for what is between them. */
+/** What the decompressor holds at both its ends, and as much for what is between them. */
 const MAX_UNDER_WAY_BYTES = 3 * CHUNKS_IN_FLIGHT * CHUNK_BYTES
 
 /**
@@ -180,13 +181,11 @@ async function* decompressed(bytes: AsyncIterable<Uint8Array>, reference?: Uint8
   }
   const zstd = createZstdDecompress(options)
   void feed(zstd, counted(), { chunkBytes: ARRIVING_BYTES, inFlight: CHUNKS_IN_FLIGHT, isPrompt: true })
-  let before: Buffer | undefined
   try {
     for await (const chunk of zstd) {
       produced += chunk.length
-      if (before && before.buffer !== chunk.buffer) giveBack(before)
-      before = chunk
       yield chunk
+      giveBack(chunk)
     }
   } catch (error) {
     if (sourceError) throw sourceError.error
@@ -197,9 +196,13 @@ async function* decompressed(bytes: AsyncIterable<Uint8Array>, reference?: Uint8
 }
 
 /**
- * The memory of what the decompressor gave and does not write to any more. Left to the garbage collector, half a gigabyte
- * of it makes V8 look through its whole heap some forty times: a quarter of what the agent computes while it unpacks.
+ * The memory of what the decompressor gave, when it writes no more to it. Node's decompressor fills one buffer after the
+ * other, and gives what it has of it in portions: the one that ends with its buffer is the last. Left to the garbage
+ * collector, half a gigabyte of it makes V8 look through its whole heap some forty times: a quarter of what the agent
+ * computes while it unpacks.
  */
-function giveBack({ buffer }: Buffer): void {
-  if (buffer instanceof ArrayBuffer) buffer.transfer(0)
+function giveBack({ buffer, byteOffset, byteLength }: Buffer): void {
+  // Of this size are the decompressor's own, and none that other buffers share.
+  const isFull = buffer.byteLength === CHUNK_BYTES && byteOffset + byteLength === CHUNK_BYTES
+  if (isFull && buffer instanceof ArrayBuffer) buffer.transfer(0)
 }

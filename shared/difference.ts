@@ -34,8 +34,8 @@ const WITHOUT_REFERENCE = {
 }
 
 /**
- * What a zstd compressor needs to write a bundle on a reference, or without one. Objects get as small as at level 3; or,
- * without a reference, as suits the link.
+ * What a zstd compressor needs to write a bundle on a reference, or without one. On a reference objects get nearly as
+ * small as at level 3; without one, as suits the link.
  */
 export function compression(reference: Uint8Array | undefined, link?: LinkKind) {
   if (reference === undefined) return { params: WITHOUT_REFERENCE[link ?? 'file'] }

@@ -23,14 +23,15 @@ export class Portions {
 
   /** A copy. Throws `bundle_malformed` when there are fewer. */
   async exactly(size: number): Promise<Buffer> {
-    const bytes = Buffer.allocUnsafe(size)
-    for (let used = 0; used < size; ) {
-      const part = await this.some(size - used)
+    const parts: Buffer[] = []
+    for (let left = size; left > 0; ) {
+      const part = await this.some(left)
       if (part.length === 0) throw malformed('ends in its middle: it was cut short')
-      bytes.set(part, used)
-      used += part.length
+      if (part.length === size) return Buffer.from(part)
+      parts.push(Buffer.from(part))
+      left -= part.length
     }
-    return bytes
+    return Buffer.concat(parts)
   }
 
   /**

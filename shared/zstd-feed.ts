@@ -18,15 +18,14 @@ export async function feed(zstd: Writable, pieces: AsyncGenerator<Uint8Array>, c
   try {
     const slots = slotsOf(zstd, chunks)
     let slot = await slots.untilFree()
-    for (;;) {
+    while (!zstd.destroyed) {
       const next = pieces.next()
       if (chunks.isPrompt && slot.used > 0 && !(await isAtHand(next))) {
         slots.write(slot)
         slot = await slots.untilFree()
       }
       const { done, value: piece } = await next
-      // Destroyed: whoever took from it has left.
-      if (done || zstd.destroyed) break
+      if (done) break
       for (let at = 0; at < piece.length; ) {
         const some = piece.subarray(at, at + chunks.chunkBytes - slot.used)
         slot.chunk.set(some, slot.used)
@@ -37,6 +36,8 @@ export async function feed(zstd: Writable, pieces: AsyncGenerator<Uint8Array>, c
         slot = await slots.untilFree()
       }
     }
+    await pieces.return(undefined)
+    // Whoever took from it has left.
     if (zstd.destroyed) return
     slots.write(slot)
     // Node ends the frame with the last write when it knows by then that it is the last, and once more when the stream
@@ -45,8 +46,6 @@ export async function feed(zstd: Writable, pieces: AsyncGenerator<Uint8Array>, c
     zstd.end()
   } catch (error) {
     zstd.destroy(error instanceof Error ? error : new Error(reasonOf(error)))
-  } finally {
-    await pieces.return(undefined)
   }
 }
 

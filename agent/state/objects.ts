@@ -98,16 +98,14 @@ async function writeSmall(temp: string, { content, size }: IncomingObject, mode:
   return hash('sha256', bytes, 'hex')
 }
 
-/** What comes in one portion is not copied. */
+/** What comes in one portion is not copied, and so nothing more is asked for. */
 async function whole(content: AsyncIterable<Uint8Array>, size: number): Promise<Uint8Array> {
   let bytes: Uint8Array = new Uint8Array(0)
   let used = 0
   for await (const portion of content) {
-    if (portion.length === size) bytes = portion
-    else {
-      if (used === 0) bytes = Buffer.allocUnsafe(size)
-      bytes.set(portion, used)
-    }
+    if (portion.length === size) return portion
+    if (used === 0) bytes = Buffer.allocUnsafe(size)
+    bytes.set(portion, used)
     used += portion.length
   }
   return bytes

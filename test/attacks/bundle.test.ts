@@ -53,7 +53,7 @@ async function read(bytes: AsyncIterable<Uint8Array>): Promise<string[]> {
     if (!('content' in entry)) seen.push(`${entry.kind} ${entry.text}`)
     else {
       const chunks: Buffer[] = []
-      for await (const chunk of entry.content) chunks.push(chunk)
+      for await (const chunk of entry.content) chunks.push(Buffer.from(chunk))
       seen.push(`${entry.sha256} ${sha256(Buffer.concat(chunks))}`)
     }
   }

@@ -14,7 +14,7 @@ import { builtPrograms, freePort, makeWorld, projectText, type World } from '../
 // them a model of what may have come of each. A failure names its seed: TARMAC_SOAK_SEED=… runs the same again.
 
 const isWhole = process.env.TARMAC_FAULTS === 'all'
-const COUNT = Number(process.env.TARMAC_SOAK_COUNT ?? (isWhole ? 300 : 60))
+const COUNT = Number(process.env.TARMAC_SOAK_COUNT ?? (isWhole ? 300 : 40))
 /** The same each time in `npm test`, so that a red run is red again; a new one each time where one looks for faults. */
 const SEED = Number(process.env.TARMAC_SOAK_SEED ?? (isWhole ? Date.now() % 2 ** 31 : 4))
 const KEEP_GOOD = 3

@@ -33,7 +33,7 @@ export interface Cell {
 /** Two starts, and the way back; on a loaded machine. */
 const LOOP_MS = 20_000
 const PAUSE_MS = 60_000
-const SOON_MS = 500
+const SOON_MS = 2_000
 /** What a change that was cut off may end with: as if nothing had happened, or with what the agent says of it. */
 const CUT_EXITS = [0, 4, 6, 7, 8, null]
 
@@ -200,9 +200,10 @@ export async function cutOff(world: World, kind: Kind, { point, nth, orphans }: 
 
 /** Whoever looks at the ledger may see the end of a change before the agent comes to the place behind it. */
 async function isHitSoon(world: World): Promise<boolean> {
-  for (const deadline = Date.now() + SOON_MS; Date.now() < deadline; await sleep(20))
+  for (const deadline = Date.now() + SOON_MS; ; await sleep(20)) {
     if (world.isFaultHit()) return true
-  return false
+    if (Date.now() > deadline) return false
+  }
 }
 
 /** Nothing is to be unlocked, repaired or waited for: a push is taken at once, and clears the rest. */

@@ -40,7 +40,7 @@ async function unpacked(bytes: AsyncIterable<Uint8Array>, limits?: BundleLimits)
     else if (entry.kind === 'signature') seen.push({ name: `signature ${entry.index}`, text: entry.text })
     else {
       const chunks: Buffer[] = []
-      for await (const chunk of entry.content) chunks.push(chunk)
+      for await (const chunk of entry.content) chunks.push(Buffer.from(chunk))
       const content = Buffer.concat(chunks)
       assert.equal(content.length, entry.size)
       seen.push({ name: entry.sha256, text: content.toString('latin1') })
@@ -294,6 +294,29 @@ test('what does not compress is read whole, however it arrives and however long 
       }
       assert.equal(read, content.length, `in pieces of ${size}`)
     }
+  }
+})
+
+test('a portion is what was packed until more is asked for; then the memory that is full is given back', async () => {
+  const content = Buffer.concat([randomBytes(3 * MEBIBYTE), Buffer.alloc(5 * MEBIBYTE, 'what compresses well ')])
+  const bytes = await packed({ objects: [objectOf(randomBytes(100_000)), objectOf(content)] })
+  for (const piece of [16_384, bytes.length]) {
+    const memory = new Set<ArrayBufferLike>()
+    for await (const entry of readBundle(inPieces(bytes, piece))) {
+      if (entry.kind !== 'object' || entry.size !== content.length) continue
+      let at = 0
+      for await (const portion of entry.content) {
+        memory.add(portion.buffer)
+        // The decompressor works on meanwhile.
+        await new Promise((resolve) => setTimeout(resolve, 2))
+        assert.ok(portion.equals(content.subarray(at, at + portion.length)))
+        at += portion.length
+      }
+      assert.equal(at, content.length)
+    }
+    // Before Node 26 a stream joins what is ready, in memory of its own.
+    if (Number.parseInt(process.versions.node, 10) < 26) continue
+    assert.ok([...memory].filter(({ byteLength }) => byteLength === 0).length >= 7)
   }
 })
 
