@@ -69,7 +69,7 @@ export function sha256(data: string | Uint8Array): Sha256 {
  * `<created>-<first 8 hex of sha256(release.json)>`: the name a release has on every host.
  * It orders nothing: the agent orders releases by its own sequence number.
  */
-export function releaseIdOf(created: string, manifestText: string): ReleaseId {
+export function releaseIdOf(created: string, manifestText: string | Uint8Array): ReleaseId {
   const stamp = created.replace(/[-:]|\.\d+/g, '')
   return `${stamp}-${sha256(manifestText).slice(0, 8)}` as ReleaseId
 }

@@ -18,7 +18,7 @@ import {
 } from '../state/env-revisions.ts'
 import type { Layout } from '../state/layout.ts'
 import { makeAppDirs } from '../state/objects.ts'
-import { currentRelease, readRelease } from '../state/release-store.ts'
+import { currentRelease, readHead } from '../state/release-store.ts'
 import { servicesOf } from './unit.ts'
 
 /** Enough to tell two values apart, too little to tell one from it. */
@@ -70,7 +70,7 @@ export function masked(app: AppName, variables: Variables): MaskedVariable[] {
 function refusePort(layout: Layout, app: AppName, { set }: VariableChange): void {
   const current = currentRelease(layout, app)
   if (current === null || !set.some(({ name }) => name === 'PORT')) return
-  const told = servicesOf(readRelease(layout, app, current).manifest).find(([, { port }]) => port !== undefined)
+  const told = servicesOf(readHead(layout, app, current)).find(([, { port }]) => port !== undefined)
   if (told === undefined) return
   throw new Failure('env_invalid', `env "PORT": ${told[0]} is given its port ${told[1].port} by tarmac.toml`, {
     hint: 'change it there and push',

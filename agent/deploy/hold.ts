@@ -3,7 +3,7 @@ import { isErrno } from '../../shared/failure.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import { removeTree, writeWhole } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
-import { readRelease } from '../state/release-store.ts'
+import { readHead } from '../state/release-store.ts'
 
 // A release that somebody wants kept, whatever comes after it: the last before a migration, the one an auditor asked
 // for. A file beside its manifest says so: it goes nowhere without the release, and no lost ledger forgets it.
@@ -20,13 +20,13 @@ export function heldOn(layout: Layout, app: AppName, ids: readonly ReleaseId[]):
 
 /** Throws `release_unknown`. Holding what is held says who did it last. */
 export async function hold(layout: Layout, app: AppName, { id, who }: { id: ReleaseId; who: string }): Promise<void> {
-  readRelease(layout, app, id)
+  readHead(layout, app, id)
   await writeWhole(layout.heldFile(app, id), `${who}\n`, { mode: 0o444 })
 }
 
 /** Throws `release_unknown`. From now on it is kept like any other. */
 export async function letGo(layout: Layout, app: AppName, id: ReleaseId): Promise<void> {
-  readRelease(layout, app, id)
+  readHead(layout, app, id)
   await removeTree(layout.heldFile(app, id))
 }
 

@@ -3,7 +3,7 @@ import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { PruneAnswer } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { bytesFreed, countOrphans, lookThrough, ORPHAN_GRACE_MS } from '../state/object-sweep.ts'
-import { readRelease, releaseServed, releasesOn, straysOn } from '../state/release-store.ts'
+import { readHead, readRelease, releaseServed, releasesOn, straysOn } from '../state/release-store.ts'
 import { heldOn } from './hold.ts'
 import { brokenInvariants, type Kept, planRetention, type RetentionFacts, type Verdict } from './retention.ts'
 import { diskOf, diskState } from './room.ts'
@@ -63,7 +63,7 @@ async function runningReleases({ init }: Agent, app: AppName): Promise<Set<Relea
 
 /** How many are kept is what the release that serves was signed with; with none serving, the newest. */
 function keepOf({ layout }: Agent, app: AppName, id: ReleaseId | undefined): RetentionFacts['keep'] {
-  return id === undefined ? { releases: 0, failed: 0 } : readRelease(layout, app, id).manifest.keep
+  return id === undefined ? { releases: 0, failed: 0 } : readHead(layout, app, id).keep
 }
 
 /** A plan that may be carried out; or, whatever is wrong with it, none of it is. Throws `prune_failed`. */

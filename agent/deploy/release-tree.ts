@@ -30,6 +30,7 @@ export async function makeTree(
  * made. The rest is not looked at.
  */
 export async function alterTree(layout: Layout, tree: string, { from, to }: { from: Release; to: Release }) {
+  await breathe()
   const old = new Map(entriesOf(layout, from).map((entry) => [entry.path, entry]))
   const fresh: Entry[] = []
   for (const entry of entriesOf(layout, to)) {

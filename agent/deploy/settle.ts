@@ -1,7 +1,7 @@
 import type { AppName } from '../../shared/names.ts'
 import type { InstalledUnit, UnitKey, UnitSpec } from '../init/init-system.ts'
 import { environmentOfRelease } from '../state/env-revisions.ts'
-import { readRelease } from '../state/release-store.ts'
+import { readHead } from '../state/release-store.ts'
 import type { Change } from './change.ts'
 import { openUp, type Parts, type Serving, servingNow, startUnits } from './switch.ts'
 import { unitsOf } from './unit.ts'
@@ -68,7 +68,8 @@ async function unitsServing(
   const free = installed.some(({ slot }) => slot === 'a') ? 'b' : 'a'
   const account = await init.ensureAccount(app)
   const env = environmentOfRelease(layout, app, serving.release)
-  return unitsOf(readRelease(layout, app, serving.release), { layout, account, env, slot: serving.slot ?? free })
+  const release = { id: serving.release, manifest: readHead(layout, app, serving.release) }
+  return unitsOf(release, { layout, account, env, slot: serving.slot ?? free })
 }
 
 function isHandedOver(units: readonly UnitSpec[], { service }: { service: string }): boolean {

@@ -6,7 +6,7 @@ import type { Log } from '../log.ts'
 import { linkWhole } from '../state/disk.ts'
 import { bindRevision, type Environment, revisionOf } from '../state/env-revisions.ts'
 import type { Layout } from '../state/layout.ts'
-import { currentRelease, type Release, readRelease } from '../state/release-store.ts'
+import { currentRelease, type Release, readHead } from '../state/release-store.ts'
 import type { Change } from './change.ts'
 import { order } from './control-socket.ts'
 import { awaitHealthy, refuseTakenPort } from './gate.ts'
@@ -77,7 +77,7 @@ export async function prepareStopped(parts: Parts, outfit: Outfit): Promise<void
 /** What answers now and will go on answering at the same port: where a switch can be noticed. */
 export function probeTargets({ layout }: Parts, serving: Serving, { manifest }: Release): ProbeTarget[] {
   if (serving.release === null) return []
-  const before = readRelease(layout, manifest.app, serving.release).manifest.services
+  const before = readHead(layout, manifest.app, serving.release).services
   return servicesOf(manifest).flatMap(([service, { port, health }]) => {
     const old = before[service]
     if (port === undefined || old?.port !== port) return []

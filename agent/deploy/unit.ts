@@ -7,10 +7,11 @@ import type { Variables } from '../../shared/variables.ts'
 import type { Account, UnitSpec } from '../init/init-system.ts'
 import type { Environment } from '../state/env-revisions.ts'
 import type { Layout } from '../state/layout.ts'
+import type { Head } from '../state/release-store.ts'
 
 /** What each service of a release needs to run in a slot. Pure. */
 export function unitsOf(
-  { id, manifest }: { id: ReleaseId; manifest: Manifest },
+  { id, manifest }: { id: ReleaseId; manifest: Head },
   place: { layout: Layout; account: Account; slot: Slot; env: Environment },
 ): UnitSpec[] {
   const { layout, account, slot, env } = place
@@ -32,7 +33,7 @@ export function unitsOf(
   }))
 }
 
-export function servicesOf(manifest: Manifest): [ServiceName, ServiceSpec][] {
+export function servicesOf(manifest: Pick<Manifest, 'services'>): [ServiceName, ServiceSpec][] {
   return Object.entries(manifest.services) as [ServiceName, ServiceSpec][]
 }
 

@@ -8,7 +8,7 @@ import { currentOf } from '../deploy/control.ts'
 import { explainPrune, planPrune } from '../deploy/prune-plan.ts'
 import type { LogQuery } from '../init/init-system.ts'
 import { revisionOf } from '../state/env-revisions.ts'
-import { appsOn, currentRelease, readRelease } from '../state/release-store.ts'
+import { appsOn, currentRelease, readHead } from '../state/release-store.ts'
 import { examine } from '../watch/doctor.ts'
 import { agentStatus } from '../watch/status.ts'
 import { HEARTBEAT_MS } from './lines.ts'
@@ -36,7 +36,7 @@ export async function releases(agent: Agent, app: AppName, c: Context): Promise<
       id,
       state: row?.state ?? 'assembled',
       current: id === current,
-      createdAt: readRelease(agent.layout, app, id).manifest.created,
+      createdAt: readHead(agent.layout, app, id).created,
       signers: row?.signers ?? [],
       bytes: row?.bytes ?? 0,
       envRevision: revisionOf(agent.layout, app, id),
@@ -108,8 +108,8 @@ export function refuseUnknown(agent: Agent, app: AppName): void {
 
 function knownService(agent: Agent, app: AppName, name: string) {
   const service = parseServiceName(name)
-  const { manifest } = readRelease(agent.layout, app, currentRelease(agent.layout, app) ?? currentOf(agent, app))
-  const known = Object.keys(manifest.services)
+  const { services } = readHead(agent.layout, app, currentRelease(agent.layout, app) ?? currentOf(agent, app))
+  const known = Object.keys(services)
   if (known.includes(service)) return service
   throw new Failure(
     'service_unknown',

@@ -1,3 +1,4 @@
+import { setImmediate as breathe } from 'node:timers/promises'
 import type { Context } from 'hono'
 import * as v from 'valibot'
 import { Failure } from '../../shared/failure.ts'
@@ -39,6 +40,8 @@ export async function known(agent: Agent, app: AppName, c: Context): Promise<Res
 async function runningWhole(agent: Agent, app: AppName, content: Sha256): Promise<ReleaseId | null> {
   const running = alreadyRunning(agent, app, content)
   if (running === null) return null
+  // To read a big release.json takes a while, and here it is for the second time.
+  await breathe()
   const { missing } = await surveyOf(agent, readRelease(agent.layout, app, running).manifest)
   return missing.length === 0 ? running : null
 }

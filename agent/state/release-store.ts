@@ -20,6 +20,12 @@ export interface Release {
   manifest: Manifest
 }
 
+/** What a release is, less its files. */
+export type Head = Omit<Manifest, 'files'>
+
+/** Where it ends. A string in it cannot say this: it would have a backslash before each quote. */
+const FILES = ',"files":['
+
 /** Apps that were pushed here. A stray directory (lost+found, a backup) or file is passed over, and stops nobody. */
 export function appsOn(layout: Layout): AppName[] {
   return namesIn(layout.appsDir)
@@ -83,13 +89,31 @@ export function readRelease(layout: Layout, app: AppName, id: ReleaseId): Releas
 }
 
 /**
+ * In a sixth of the time, for those who need no files: 25,000 of them are 4.5 MB of text, and 50 ms in which nobody is
+ * answered. Throws as `readRelease` does.
+ */
+export function readHead(layout: Layout, app: AppName, id: ReleaseId): Head {
+  const bytes = readReleaseBytes(layout, app, id)
+  return signedAs<Head>(`${bytes.toString('utf8', 0, bytes.indexOf(FILES))}}`, bytes, { app, id })
+}
+
+/**
  * What was checked when it came, and lies where only root writes: checked again is that it is the same, by the digest
  * in its name. To check all of it takes 60 ms for 24,000 files, ten times as long, in which nobody is answered.
  */
-export function parseStored(text: string, { app, id }: { app: AppName; id: ReleaseId }): Manifest {
+export function parseStored(text: string, of: { app: AppName; id: ReleaseId }): Manifest {
+  return signedAs<Manifest>(text, text, of)
+}
+
+/** `json` is the whole of release.json or the part of it that is wanted. Throws `release_damaged`. */
+function signedAs<T extends Head>(
+  json: string,
+  whole: string | Uint8Array,
+  { app, id }: { app: AppName; id: ReleaseId },
+): T {
   try {
-    const manifest = JSON.parse(text) as Manifest
-    if (releaseIdOf(manifest.created, text) === id) return manifest
+    const parsed = JSON.parse(json) as T | null
+    if (typeof parsed?.created === 'string' && releaseIdOf(parsed.created, whole) === id) return parsed
   } catch (cause) {
     if (!(cause instanceof SyntaxError)) throw cause
   }
@@ -112,8 +136,12 @@ export function readSignatures(layout: Layout, app: AppName, id: ReleaseId): str
 
 /** release.json as it was signed. Throws `release_unknown`. */
 export function readReleaseText(layout: Layout, app: AppName, id: ReleaseId): string {
+  return readReleaseBytes(layout, app, id).toString()
+}
+
+function readReleaseBytes(layout: Layout, app: AppName, id: ReleaseId): Buffer {
   try {
-    return readFileSync(layout.manifestFile(app, id), 'utf8')
+    return readFileSync(layout.manifestFile(app, id))
   } catch (cause) {
     if (!isErrno(cause, 'ENOENT')) throw cause
     throw new Failure('release_unknown', `read ${app}: release ${id} is not on this host`, {

@@ -1,7 +1,7 @@
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
 import type { UnitExit, UnitKey } from '../init/init-system.ts'
-import { readRelease } from '../state/release-store.ts'
+import { readHead } from '../state/release-store.ts'
 
 export type Served = UnitKey & { release: ReleaseId }
 
@@ -51,7 +51,7 @@ async function endLoop(
 ): Promise<void> {
   const ports = await init.openPorts(unit.app)
   if (!ports.some(({ service }) => service === unit.service)) return
-  const { restart } = readRelease(layout, unit.app, release).manifest.services[unit.service] ?? {}
+  const { restart } = readHead(layout, unit.app, release).services[unit.service] ?? {}
   if (restart === undefined) return
   // The other slot may hold the same release, which did not live with a new environment: what serves is not to end for
   // the exits of that one.

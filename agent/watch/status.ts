@@ -9,7 +9,7 @@ import { diskOf, diskState, scarceOf } from '../deploy/room.ts'
 import { servicesOf } from '../deploy/unit.ts'
 import type { InstalledUnit, UnitFacts } from '../init/init-system.ts'
 import { newestRevision, revisionOf } from '../state/env-revisions.ts'
-import { appsOn, currentRelease, readRelease, releasesOn } from '../state/release-store.ts'
+import { appsOn, currentRelease, readHead, releasesOn } from '../state/release-store.ts'
 import { daysUntilFull, PUSHES_LOOKED_AT, pushesUntilFull } from './forecast.ts'
 import { ledgerNotes } from './ledger-notes.ts'
 
@@ -77,10 +77,10 @@ async function servicesStatus(
   app: AppName,
   about: { shown: ReleaseId; wanted: ReleaseId | null; installed: InstalledUnit[] },
 ): Promise<ServiceStatus[]> {
-  const { manifest } = readRelease(layout, app, about.shown)
+  const head = readHead(layout, app, about.shown)
   const hourAgo = new Date(Date.now() - HOUR_MS).toISOString()
   return Promise.all(
-    servicesOf(manifest).map(async ([name, spec]) => {
+    servicesOf(head).map(async ([name, spec]) => {
       const units = about.installed.filter((unit) => unit.service === name && unit.release === about.shown)
       const all = await Promise.all(units.map(async (unit) => ({ unit, facts: await init.facts(unit) })))
       const { unit, facts } =
