@@ -66,8 +66,10 @@ async function fill(
   for (const [index, [point, times]] of places.entries()) {
     const cell = { held: 0, broken: 0 }
     row.set(point, cell)
-    if (index % EACH_NTH !== 0 && taken.has(`${mode} ${point}`)) continue
-    taken.add(`${mode} ${point}`)
+    // What is written is written alike, whatever becomes of the processes.
+    const place = /^(init|step)/.test(point) ? `${mode} ${point}` : point
+    if (index % EACH_NTH !== 0 && taken.has(place)) continue
+    taken.add(place)
     for (let nth = isWhole ? 1 : times; nth <= times; nth++) {
       const broken = await cutOff(world, kind, { point, nth, orphans })
       // How often a place is reached varies; that it is reached at all does not.

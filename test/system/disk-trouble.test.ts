@@ -88,8 +88,9 @@ test('on a disk that dies in the middle of a push the old release serves on, and
   writeFileSync(join(world.project, 'big.bin'), randomBytes(60 * MB))
   world.version('2')
   const push = await failed(world, 'push')
-  assert.deepEqual([push.exit, push.code], [6, 'deploy_failed'])
-  assert.match(push.message, /sync -f .*: (No space left on device|Input\/output error)/)
+  // The kernel writes when it likes: it may find out before the agent asks for it, and mount the disk read-only.
+  assert.match(`${push.exit} ${push.code}`, /^(6 deploy_failed|3 disk_read_only|3 disk_failing)$/)
+  assert.match(push.message, /: (No space left on device|Input\/output error|Read-only file system)|EROFS|EIO/)
   assert.deepEqual(await serving(world), before, 'status is answered, by what is in memory')
   for (const change of ['push', 'restart', 'prune']) {
     const { exit, code } = await failed(world, change, ...(change === 'prune' ? ['--yes'] : []))
