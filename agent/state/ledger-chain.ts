@@ -53,9 +53,9 @@ export function chainLedger(
     last: db.prepare('SELECT chain, id, hash FROM deploys WHERE chain IS NOT NULL ORDER BY chain DESC LIMIT 1'),
     after: db.prepare('SELECT * FROM deploys WHERE chain > ? ORDER BY chain LIMIT ?'),
     unchained: db.prepare("SELECT * FROM deploys WHERE chain IS NULL AND result <> 'running' ORDER BY id"),
-    /** Where the ledger begins anew the link before it is known by the row after it alone. */
+    /** Where the ledger begins anew the link before it is known by the row after it alone. Node 24.6 binds no `?1`. */
     hashAt: db.prepare(
-      'SELECT hash FROM deploys WHERE chain = ?1 UNION ALL SELECT prev FROM deploys WHERE chain = ?1 + 1 LIMIT 1',
+      'SELECT hash FROM deploys WHERE chain = ? UNION ALL SELECT prev FROM deploys WHERE chain = ? + 1 LIMIT 1',
     ),
   }
   const link = linker(db)
@@ -64,7 +64,7 @@ export function chainLedger(
     return row === undefined ? NO_LINK : { number: Number(row.chain), deploy: Number(row.id), hash: String(row.hash) }
   }
   const hashAt = (known: Head): string | undefined => {
-    const row = typeof known === 'string' ? undefined : (sql.hashAt.get(known.number) as Row | undefined)
+    const row = typeof known === 'string' ? undefined : (sql.hashAt.get(known.number, known.number) as Row | undefined)
     return row === undefined ? undefined : String(row.hash)
   }
 
