@@ -37,8 +37,17 @@ export interface Prepared {
 export async function prepare(context: Context, path: string | undefined): Promise<Prepared> {
   const kind = path === undefined ? 'directory' : kindOf(path)
   if (kind === 'bundle' && path !== undefined) return preparedBundle(context, path)
-  const opened = kind === 'directory' ? await openDirectory(context, path) : await openArchive(context, path as string)
-  const { project, source, about } = opened
+  // Who does not need what git says does not wait for it.
+  const unneeded = new AbortController()
+  const open = kind === 'directory' ? openDirectory : openArchive
+  const { project, source, about } = await open(context, path, unneeded.signal).catch((error: unknown) => {
+    unneeded.abort()
+    throw error
+  })
+  const close = () => {
+    unneeded.abort()
+    source.close()
+  }
   try {
     for (const warning of source.warnings) context.print.warn(warning)
     const signing = await openSigning(context)
@@ -53,12 +62,12 @@ export async function prepare(context: Context, path: string | undefined): Promi
       app: project.app,
       content: contentOf({ ...normaliseManifest({ ...head(), files: [] }), files }),
       release: () => (made ??= make()),
-      source,
+      source: { ...source, close },
       project,
       signing,
     }
   } catch (error) {
-    source.close()
+    close()
     throw error
   }
 }
@@ -101,7 +110,7 @@ interface Opened {
   about: ReturnType<typeof versionAndSource>
 }
 
-async function openDirectory(context: Context, path: string | undefined): Promise<Opened> {
+async function openDirectory(context: Context, path: string | undefined, signal: AbortSignal): Promise<Opened> {
   const { options, cwd, surroundings, print } = context
   const file = options.config ?? (path === undefined ? undefined : projectFileIn(path)) ?? findProjectFile(cwd)
   if (file === undefined) {
@@ -115,9 +124,8 @@ async function openDirectory(context: Context, path: string | undefined): Promis
     print.note(`build  ${command}`)
     await runBuild(command, { env: surroundings.env, cwd: project.dir, quiet: print.quiet })
   }
-  // git works while this process looks. Who does not need its answer does not wait for it.
-  const unneeded = new AbortController()
-  const about = versionAndSource(context, project, unneeded.signal)
+  // git works while this process looks.
+  const about = versionAndSource(context, project, signal)
   const progress = startProgress(print, 'looking at the files')
   try {
     const source = await treeSource(resolve(path ?? project.dir), {
@@ -128,14 +136,7 @@ async function openDirectory(context: Context, path: string | undefined): Promis
       onProgress: ({ files, totalFiles, bytes, totalBytes }) =>
         progress.say(`hashing ${files} of ${totalFiles} files, ${prettyBytes(bytes)} of ${prettyBytes(totalBytes)}`),
     })
-    const close = () => {
-      unneeded.abort()
-      source.close()
-    }
-    return { project, source: { ...source, close }, about }
-  } catch (error) {
-    unneeded.abort()
-    throw error
+    return { project, source, about }
   } finally {
     progress.end()
   }
@@ -146,7 +147,7 @@ function projectFileIn(dir: string): string | undefined {
   return found !== undefined && dirname(found) === resolve(dir) ? found : undefined
 }
 
-async function openArchive(context: Context, path: string): Promise<Opened> {
+async function openArchive(context: Context, path = '', signal: AbortSignal): Promise<Opened> {
   const progress = startProgress(context.print, `reading ${basename(path)}`)
   try {
     // Loaded only here: reading foreign archives is rare, and needs the whole of node-tar.
@@ -158,7 +159,7 @@ async function openArchive(context: Context, path: string): Promise<Opened> {
         ? undefined
         : parseProject(source.projectToml, { name: `${path}: ${PROJECT_FILE}`, dir: context.cwd })
     const project = named ?? inside ?? projectOf(context)
-    if (project) return { project, source, about: versionAndSource(context, project) }
+    if (project) return { project, source, about: versionAndSource(context, project, signal) }
     source.close()
     throw new Failure('config_missing', `find ${PROJECT_FILE}: none in ${path}, here or above`, {
       hint: 'name one: --config FILE',
@@ -171,21 +172,33 @@ async function openArchive(context: Context, path: string): Promise<Opened> {
 async function versionAndSource(
   { surroundings }: Context,
   project: Project,
-  signal?: AbortSignal,
+  signal: AbortSignal,
 ): Promise<Pick<Manifest, 'version' | 'source'>> {
   const version = project.head.version ?? packageVersion(project.dir)
-  const argv = ['git', '--no-optional-locks', '-C', project.dir, ...GIT_STATUS]
-  const status = await runProgram(argv, { env: surroundings.env, signal }).catch(() => undefined)
-  const source = status?.exit === 0 ? sourceOf(status.stdout) : undefined
-  return { ...(version === undefined ? {} : { version }), ...(source === undefined ? {} : { source }) }
+  const git = (...args: string[]) =>
+    runProgram(['git', '--no-optional-locks', '-C', project.dir, ...args], { env: surroundings.env, signal }).then(
+      ({ exit, stdout }) => (exit === 0 ? stdout : undefined),
+      () => undefined,
+    )
+  const status = await git(...GIT_STATUS)
+  // With a damaged index it can tell the commit alone: then all may have changed.
+  const commit = status === undefined ? (await git('rev-parse', '--verify', 'HEAD'))?.trim() : undefined
+  const source = status === undefined ? commit && { commit, dirty: true } : sourceOf(status)
+  return { ...(version === undefined ? {} : { version }), ...(source ? { source } : {}) }
 }
 
-/** Of what git-status(1) says in its porcelain format 2; undefined before the first commit. */
+/** Of what git-status(1) says in its porcelain format 2: first headers, then a line a change. None before the first commit. */
 function sourceOf(status: string): Manifest['source'] {
-  const commit = /^# branch\.oid ([0-9a-f]+)$/m.exec(status)?.[1]
-  if (commit === undefined) return undefined
-  const branch = /^# branch\.head (?!\(detached\)$)(.+)$/m.exec(status)?.[1]
-  return { commit, ...(branch === undefined ? {} : { branch }), dirty: /^[^#]/m.test(status) }
+  const lines = status.split('\n').filter((line) => line !== '')
+  const header = (name: string) => lines.find((line) => line.startsWith(`# ${name} `))?.slice(name.length + 3)
+  const commit = header('branch.oid')
+  if (commit === undefined || commit === '(initial)') return undefined
+  const branch = header('branch.head')
+  return {
+    commit,
+    ...(branch === undefined || branch === '(detached)' ? {} : { branch }),
+    dirty: lines.some((line) => !line.startsWith('# ')),
+  }
 }
 
 function packageVersion(dir: string): string | undefined {

@@ -10,8 +10,8 @@ export interface Ran {
 }
 
 /**
- * Runs a program to its end with `input` on its stdin; `signal` ends it, and rejects. Lines of stderr that match `show`
- * are passed on as they come.
+ * Runs a program to its end with `input` on its stdin; `signal` ends it and rejects, and nobody waits for what it may
+ * have started itself. Lines of stderr that match `show` are passed on as they come.
  */
 export function runProgram(
   argv: string[],
@@ -26,7 +26,12 @@ export function runProgram(
   const [program = '', ...args] = argv
   return new Promise((resolve, reject) => {
     const { env, cwd, signal } = options
-    const child = spawn(program, args, { env, cwd, signal, stdio: ['pipe', 'pipe', 'pipe'] })
+    signal?.throwIfAborted()
+    const child = spawn(program, args, { env, cwd, signal, killSignal: 'SIGKILL', stdio: ['pipe', 'pipe', 'pipe'] })
+    signal?.addEventListener('abort', () => {
+      for (const stream of child.stdio) stream?.destroy()
+      child.unref()
+    })
     let stdout = ''
     let stderr = ''
     child.stdout.setEncoding('utf8').on('data', (text: string) => {

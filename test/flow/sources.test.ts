@@ -12,7 +12,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { sshVerifies } from '../helpers/ssh.ts'
+import { sshVerifies, tempDir } from '../helpers/ssh.ts'
 import { makeWorld, projectText, type World } from '../helpers/world.ts'
 
 const tree = (world: World, ...path: string[]) => join(world.root, 'apps/shop/current/tree', ...path)
@@ -175,6 +175,23 @@ test('what a release was made from is said as git says it', async (t) => {
   assert.deepEqual(await sourceOf(), { commit, branch: 'a(b)/c', dirty: false }, 'what git does not know is no change')
   world.version('2')
   assert.deepEqual(await sourceOf(), { commit, branch: 'a(b)/c', dirty: true })
+  git('checkout', '--quiet', '-b', 'odd\u2028#branch')
+  assert.deepEqual(await sourceOf(), { commit, branch: 'odd\u2028#branch', dirty: true })
   git('checkout', '--quiet', '--detach')
   assert.deepEqual(await sourceOf(), { commit, dirty: true })
+  writeFileSync(join(world.project, '.git/index'), 'no index')
+  assert.deepEqual(await sourceOf(), { commit, dirty: true }, 'what git cannot tell may have changed')
+})
+
+test('a git that takes its time holds up no push that needs no word of it', async (t) => {
+  const bin = tempDir(t)
+  const git = '#!/bin/sh\ntrap "" TERM\n[ ! -e "$0.slow" ] || sleep 30\nexit 1\n'
+  writeFileSync(join(bin, 'git'), git, { mode: 0o755 })
+  const world = await makeWorld(t, { environment: { PATH: `${bin}:${process.env.PATH}` } })
+  assert.equal((await world.tarmac('push')).exit, 0)
+  writeFileSync(join(bin, 'git.slow'), '')
+  const began = performance.now()
+  const { exit, stdout } = await world.tarmac('push')
+  assert.deepEqual([exit, /already running/.test(stdout)], [0, true])
+  assert.ok(performance.now() - began < 20_000)
 })
