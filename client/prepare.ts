@@ -39,8 +39,11 @@ export async function prepare(context: Context, path: string | undefined): Promi
   if (kind === 'bundle' && path !== undefined) return preparedBundle(context, path)
   // Who does not need what git says does not wait for it.
   const unneeded = new AbortController()
-  const open = kind === 'directory' ? openDirectory : openArchive
-  const { project, source, about } = await open(context, path, unneeded.signal).catch((error: unknown) => {
+  const opening =
+    path === undefined || kind === 'directory'
+      ? openDirectory(context, path, unneeded.signal)
+      : openArchive(context, path, unneeded.signal)
+  const { project, source, about } = await opening.catch((error: unknown) => {
     unneeded.abort()
     throw error
   })
@@ -147,7 +150,7 @@ function projectFileIn(dir: string): string | undefined {
   return found !== undefined && dirname(found) === resolve(dir) ? found : undefined
 }
 
-async function openArchive(context: Context, path = '', signal: AbortSignal): Promise<Opened> {
+async function openArchive(context: Context, path: string, signal: AbortSignal): Promise<Opened> {
   const progress = startProgress(context.print, `reading ${basename(path)}`)
   try {
     // Loaded only here: reading foreign archives is rare, and needs the whole of node-tar.

@@ -18,7 +18,8 @@ export const MAX_SIGNATURE_BYTES = 16 * 1024
 export const MAX_SIGNATURES = 16
 /**
  * 8 MiB: what RFC 8878 asks every decoder to support, and all that a stranger may make us hold. Installed packages have much
- * in common over such a distance: with it they get a tenth smaller at level 3, in no more time. */
+ * in common over such a distance: with it they get a tenth smaller at level 3, in no more time.
+ */
 export const MAX_WINDOW_LOG = 23
 /** A third of the time of level 6 for nine tenths of its effect on installed packages. */
 export const ZSTD_LEVEL = 3

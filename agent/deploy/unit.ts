@@ -7,11 +7,11 @@ import type { Variables } from '../../shared/variables.ts'
 import type { Account, UnitSpec } from '../init/init-system.ts'
 import type { Environment } from '../state/env-revisions.ts'
 import type { Layout } from '../state/layout.ts'
-import type { Head } from '../state/release-store.ts'
+import type { ReleaseHead } from '../state/release-store.ts'
 
 /** What each service of a release needs to run in a slot. Pure. */
 export function unitsOf(
-  { id, manifest }: { id: ReleaseId; manifest: Head },
+  { id, manifest }: { id: ReleaseId; manifest: ReleaseHead },
   place: { layout: Layout; account: Account; slot: Slot; env: Environment },
 ): UnitSpec[] {
   const { layout, account, slot, env } = place

@@ -1,6 +1,7 @@
+import type { IncomingMessage } from 'node:http'
 import type { Context } from 'hono'
 import type { ContentfulStatusCode } from 'hono/utils/http-status'
-import { Failure, isErrno, reasonOf } from '../../shared/failure.ts'
+import { Failure, reasonOf } from '../../shared/failure.ts'
 import type { Agent } from '../agent.ts'
 import { asFailure } from '../state/trouble.ts'
 
@@ -12,8 +13,8 @@ export function respondTo(thrown: unknown, c: Context, { layout, log }: Pick<Age
     log.info({ ...about, code: known.code }, known.message)
     return c.json(known.toRefusal(), known.status as ContentfulStatusCode)
   }
-  // Of an upload whose client has gone; nobody reads the answer.
-  if (isErrno(thrown, 'ECONNRESET')) log.info(about, 'the client hung up')
+  // It is what ended the request itself; nobody reads the answer.
+  if (thrown === (c.env.incoming as IncomingMessage).errored) log.info(about, 'the client hung up')
   else log.error({ ...about, err: thrown }, 'a bug in the agent')
   const failure = new Failure('internal', `a bug in the agent: ${reasonOf(thrown)}`, {
     hint: 'the agent log says more: journalctl -u tarmac-agent',

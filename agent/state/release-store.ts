@@ -21,7 +21,7 @@ export interface Release {
 }
 
 /** What a release is, less its files. */
-export type Head = Omit<Manifest, 'files'>
+export type ReleaseHead = Omit<Manifest, 'files'>
 
 /** Where it ends. A string in it cannot say this: it would have a backslash before each quote. */
 const FILES = ',"files":['
@@ -92,9 +92,9 @@ export function readRelease(layout: Layout, app: AppName, id: ReleaseId): Releas
  * In a sixth of the time, for those who need no files: 25,000 of them are 4.5 MB of text, and 50 ms in which nobody is
  * answered. Throws as `readRelease` does.
  */
-export function readHead(layout: Layout, app: AppName, id: ReleaseId): Head {
+export function readHead(layout: Layout, app: AppName, id: ReleaseId): ReleaseHead {
   const bytes = readReleaseBytes(layout, app, id)
-  return signedAs<Head>(`${bytes.toString('utf8', 0, bytes.indexOf(FILES))}}`, bytes, { app, id })
+  return signedAs<ReleaseHead>(`${bytes.toString('utf8', 0, bytes.indexOf(FILES))}}`, bytes, { app, id })
 }
 
 /**
@@ -106,7 +106,7 @@ export function parseStored(text: string, of: { app: AppName; id: ReleaseId }): 
 }
 
 /** `json` is the whole of release.json or the part of it that is wanted. Throws `release_damaged`. */
-function signedAs<T extends Head>(
+function signedAs<T extends ReleaseHead>(
   json: string,
   whole: string | Uint8Array,
   { app, id }: { app: AppName; id: ReleaseId },

@@ -339,6 +339,8 @@ test('a client that disappears in the middle leaves nothing busy, and what arriv
   }
   assert.ok(missing.length >= 1 && missing.length <= 2, missing.join())
   assert.ok(!groundOf(world.root).files.some((line) => line.includes('.part')), 'half an object was left')
+  assert.match(world.agentLog(), /"the client hung up"/)
+  assert.doesNotMatch(world.agentLog(), /a bug in the agent/)
   const rest = contents.filter((content) => missing.some((digest) => objectEntry(content)[0].endsWith(digest)))
   const body = bundleOf(text, [signedBy(eve, text)], rest)
   const answer = await rawRequest(world, eve, { method: 'POST', target: RELEASES, body })

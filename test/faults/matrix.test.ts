@@ -7,7 +7,7 @@ import { builtPrograms, makeWorld, type Programs } from '../helpers/world.ts'
 // The agent is ended by SIGKILL at every place where something has just become lasting, in every kind of change; then it
 // is started again, and all invariants are checked. `npm run test:faults` takes each place every time that it is reached;
 // `npm test` takes each place in one change, the last time, and every tenth in the others; where a switch stops and
-// starts, only in those changes that take another way there.
+// starts, only in those changes that take another way there, and of what they write alike every tenth.
 
 const isWhole = process.env.TARMAC_FAULTS === 'all'
 const MODES: Mode[] = ['slots', 'restart']
