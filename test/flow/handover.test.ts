@@ -8,9 +8,11 @@ import { makeWorld, projectText, restarting, type World } from '../helpers/world
 
 /** Not `node`, so our preload has no part in it. */
 const COMMAND = 'sh run.sh'
-const listening = (body: string) =>
-  `const http = require('node:http')\nhttp.createServer((q, r) => { ${body} }).listen({ fd: 3 })\n`
-const good = (version: string) => listening(`r.setHeader('connection', 'close'); r.end('${version}')`)
+/** Ends as docs/servers.md asks of a server: what it has accepted it answers first. */
+const listening = (body: string) => `const http = require('node:http')
+const server = http.createServer((q, r) => { ${body} }).listen({ fd: 3 })
+process.on('SIGTERM', () => server.close())\n`
+const good = (version: string) => listening(`r.setHeader('connection', 'close'); setTimeout(() => r.end('${version}'), 60)`)
 
 async function inherited(t: Parameters<typeof makeWorld>[0]): Promise<World> {
   const world = await makeWorld(t)
