@@ -10,9 +10,13 @@ const MAX_ANSWER_CHARS = 4096
  * Says one word to a held or running instance over its private control socket and gives the line it answers.
  * Rejects when nobody answers: the app has not come up yet, or is stuck.
  */
-export function order(path: string, word: 'activate' | 'status'): Promise<string> {
+export function order(
+  path: string,
+  word: 'activate' | 'status',
+  patienceMs: number = ANSWER_TIMEOUT_MS,
+): Promise<string> {
   return new Promise((resolve, reject) => {
-    const socket = connect({ path, timeout: ANSWER_TIMEOUT_MS })
+    const socket = connect({ path, timeout: patienceMs })
     let answer = ''
     const end = (error: Error | undefined) => {
       socket.destroy()
@@ -26,7 +30,7 @@ export function order(path: string, word: 'activate' | 'status'): Promise<string
       answer += text
       if (answer.includes('\n') || answer.length > MAX_ANSWER_CHARS) end(undefined)
     })
-    socket.once('timeout', () => end(new Error(`no answer to ${word} within ${ANSWER_TIMEOUT_MS / 1000} s`)))
+    socket.once('timeout', () => end(new Error(`no answer to ${word} within ${(patienceMs / 1000).toFixed(1)} s`)))
     socket.once('error', end)
     socket.once('close', () => end(new Error(`closed before it answered ${word}`)))
   })

@@ -13,8 +13,10 @@ const LOOPBACKS = ['127.0.0.1', '::1'] as const
 const REHEARSED_SETTLE_MS = 1_000
 /** Most apps are there after a tenth of a second: the first looks are close together, each next one twice as far away. */
 const FIRST_LOOK_MS = 20
-/** One answer may take so long before the next question is asked. */
+/** One answer may take so long before the next question is asked; the deadline of the whole gate ends it sooner. */
 const PROBE_TIMEOUT_MS = 5_000
+/** The last question, asked just before the deadline, is still one that can be answered. */
+const LAST_PROBE_MS = 500
 
 /** What the gate needs to know: a unit with handover is asked aside, by its private sockets or where it rehearses. */
 export type Gated = UnitKey & Pick<UnitSpec, 'handover'>
@@ -68,7 +70,8 @@ export async function awaitHealthy(
     }
     if (facts.state === 'running') {
       if (upSince?.since !== facts.since) upSince = { since: facts.since, at: Date.now() }
-      const no = door === 'shared' ? undefined : await door(spec.health)
+      const no =
+        door === 'shared' ? undefined : await door({ health: spec.health, patienceMs: patienceUntil(deadline) })
       const settled = Date.now() - (upSince?.at ?? 0) >= settleMs
       if (no === undefined && (answers || settled)) return
       why = no ?? `it was up for less than ${settleMs / 1000} s`
@@ -82,6 +85,10 @@ export async function awaitHealthy(
     await sleep(Math.min(pauseMs, spec.health.intervalMs))
     pauseMs *= 2
   }
+}
+
+function patienceUntil(deadline: number): number {
+  return Math.min(PROBE_TIMEOUT_MS, Math.max(LAST_PROBE_MS, deadline - Date.now()))
 }
 
 /**
@@ -100,8 +107,14 @@ export async function refuseTakenPort(init: InitSystem, unit: Gated, { port }: S
   }
 }
 
+/** One question to an instance, which may take `patienceMs` to answer. */
+interface Asking {
+  health: ServiceSpec['health']
+  patienceMs: number
+}
+
 /** Asks the new instance, and says why it is not healthy, or undefined when it is. */
-type Door = (health: ServiceSpec['health']) => Promise<string | undefined>
+type Door = (asking: Asking) => Promise<string | undefined>
 
 /**
  * Where the new instance alone can be asked. `shared`: nowhere, since it accepts at the public port beside the old one;
@@ -109,33 +122,33 @@ type Door = (health: ServiceSpec['health']) => Promise<string | undefined>
  */
 function doorOf(init: InitSystem, unit: Gated, { port }: ServiceSpec, { beside }: Required<Beside>): Door | 'shared' {
   const { handover } = unit
-  if (handover?.style === 'preload') return (health) => askPrivately(init, unit, { port: handover.port, health })
+  if (handover?.style === 'preload') return (asking) => askPrivately(init, unit, { port: handover.port, asking })
   if (handover?.rehearsalPort !== undefined) {
     const { rehearsalPort } = handover
-    return (health) => (health.path === undefined ? askAccepts(rehearsalPort) : askPublic(rehearsalPort, health))
+    return (asking) => (asking.health.path === undefined ? askAccepts(rehearsalPort) : askPublic(rehearsalPort, asking))
   }
   if (handover !== undefined && beside) return 'shared'
-  return async (health) => (port === undefined ? undefined : askPublic(port, health))
+  return async (asking) => (port === undefined ? undefined : askPublic(port, asking))
 }
 
 async function askPrivately(
   init: InitSystem,
   unit: UnitKey,
-  { port, health }: { port: number; health: ServiceSpec['health'] },
+  { port, asking }: { port: number; asking: Asking },
 ): Promise<string | undefined> {
   const { probe, control } = init.privateSockets(unit)
   try {
-    const { listening } = JSON.parse(await order(control, 'status')) as { listening?: boolean }
+    const { listening } = JSON.parse(await order(control, 'status', asking.patienceMs)) as { listening?: boolean }
     if (listening !== true) return nobodyListens(port)
   } catch (error) {
     return `its control socket: ${reasonOf(error)}`
   }
-  return health.path === undefined ? undefined : probePath({ socketPath: probe }, health)
+  return asking.health.path === undefined ? undefined : probePath({ socketPath: probe }, asking)
 }
 
-async function askPublic(port: number, health: ServiceSpec['health']): Promise<string | undefined> {
+async function askPublic(port: number, asking: Asking): Promise<string | undefined> {
   for (const host of LOOPBACKS) {
-    const no = health.path === undefined ? await probePort(host, port) : await probePath({ host, port }, health)
+    const no = asking.health.path === undefined ? await probePort(host, port) : await probePath({ host, port }, asking)
     // Only "nobody listens there" asks the other loopback address: any other answer is the app's own.
     if (no === undefined || !no.includes('ECONNREFUSED')) return no
   }
@@ -172,20 +185,21 @@ function probePort(host: string, port: number): Promise<string | undefined> {
 
 function probePath(
   where: { host: string; port: number } | { socketPath: string },
-  health: ServiceSpec['health'],
+  { health, patienceMs }: Asking,
 ): Promise<string | undefined> {
+  const late = AbortSignal.timeout(patienceMs)
   return new Promise((resolve) => {
     // No agent, so no idle keep-alive connection that the app would have to wait for when it stops.
-    const asked = request({ ...where, path: health.path, agent: false, timeout: PROBE_TIMEOUT_MS }, (answer) => {
+    const asked = request({ ...where, path: health.path, agent: false, signal: late }, (answer) => {
       const status = answer.statusCode ?? 0
       answer.destroy()
       const well = health.status === undefined ? status >= 200 && status < 300 : status === health.status
       resolve(well ? undefined : `GET ${health.path} answered ${status}, not ${health.status ?? '2xx'}`)
     })
-    asked.once('timeout', () => asked.destroy(new Error(`no answer within ${PROBE_TIMEOUT_MS / 1000} s`)))
-    asked.once('error', (error) =>
-      resolve(`GET ${health.path}: ${error.message || ('code' in error ? String(error.code) : 'no answer')}`),
-    )
+    asked.once('error', (error) => {
+      const seen = error.message || ('code' in error ? String(error.code) : 'no answer')
+      resolve(`GET ${health.path}: ${late.aborted ? `no answer within ${(patienceMs / 1000).toFixed(1)} s` : seen}`)
+    })
     asked.end()
   })
 }
