@@ -5,8 +5,8 @@
 //   npm test -- --test-name-pattern='never half'    only tests with this in their title
 //
 // CI=true or TARMAC_CI=1: a system test that was skipped is a failure.
-import { globSync, statSync } from 'node:fs'
-import { availableParallelism } from 'node:os'
+import { globSync, mkdtempSync, rmSync, statSync } from 'node:fs'
+import { availableParallelism, tmpdir } from 'node:os'
 import { join, relative } from 'node:path'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
@@ -51,6 +51,10 @@ async function main(): Promise<void> {
     options: { 'test-name-pattern': { type: 'string', multiple: true, default: [] } },
   })
   const files = chosenFiles(positionals)
+  // Client and agent are started over a thousand times from source: a third of what test/flow computed was compiling them.
+  const cache = mkdtempSync(join(tmpdir(), 'tarmac-compiled-'))
+  process.on('exit', () => rmSync(cache, { recursive: true, force: true }))
+  process.env.NODE_COMPILE_CACHE = cache
   const reporter = new spec()
   reporter.pipe(process.stdout)
   await pipeline(Readable.from(events(files, values['test-name-pattern'])), reporter, { end: true })

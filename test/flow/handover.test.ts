@@ -12,7 +12,8 @@ const COMMAND = 'sh run.sh'
 const listening = (body: string) => `const http = require('node:http')
 const server = http.createServer((q, r) => { ${body} }).listen({ fd: 3 })
 process.on('SIGTERM', () => server.close())\n`
-const good = (version: string) => listening(`r.setHeader('connection', 'close'); setTimeout(() => r.end('${version}'), 60)`)
+const good = (version: string) =>
+  listening(`r.setHeader('connection', 'close'); setTimeout(() => r.end('${version}'), 60)`)
 
 async function inherited(t: Parameters<typeof makeWorld>[0]): Promise<World> {
   const world = await makeWorld(t)

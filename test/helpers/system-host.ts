@@ -35,7 +35,8 @@ export async function installedHost(t: TestContext): Promise<SystemHost> {
   const home = join(dir, 'home')
   mkdirSync(join(home, '.ssh'), { recursive: true, mode: 0o700 })
   const keyFile = join(home, '.ssh', 'id_ed25519')
-  const env = { PATH: process.env.PATH ?? '', HOME: home }
+  const { PATH = '', NODE_COMPILE_CACHE } = process.env
+  const env = { PATH, NODE_COMPILE_CACHE, HOME: home }
   await ran(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-C', 'ann', '-f', keyFile], { env, cwd: dir })
 
   // As built, which is what people install, and starts in half the time.

@@ -98,7 +98,8 @@ export async function makeWorld(
   const root = options.root ?? join(dir, 'root')
   for (const path of [join(home, '.ssh'), project]) mkdirSync(path, { recursive: true })
   const faultFile = join(dir, 'fault')
-  const env: NodeJS.ProcessEnv = { PATH: process.env.PATH ?? '', HOME: home, LANG: 'C.UTF-8', ...options.environment }
+  const { PATH = '', NODE_COMPILE_CACHE } = process.env
+  const env: NodeJS.ProcessEnv = { PATH, NODE_COMPILE_CACHE, HOME: home, LANG: 'C.UTF-8', ...options.environment }
   if (options.faults) env.TARMAC_FAULT_FILE = faultFile
   const port = await freePort()
   const agentPort = await freePort()
