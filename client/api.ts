@@ -32,11 +32,11 @@ export async function status(connection: Connection, app: AppName | undefined): 
   return (await json(connection, 'GET', `${paths.status}${query}`)) as AgentStatus
 }
 
-/** Whether this content runs there already, and a bundle may be written on this reference. */
+/** What runs there already, and whether a bundle may be written on this reference. */
 export async function known(
   connection: Connection,
   app: AppName,
-  asked: { content: Sha256; reference: Sha256 | undefined },
+  asked: { reference: Sha256 | undefined },
 ): Promise<KnownAnswer> {
   const body = { text: JSON.stringify(asked), headers: JSON_TYPE }
   return (await json(connection, 'POST', paths.known(app), body)) as KnownAnswer

@@ -27,6 +27,8 @@ export interface Connection {
   readonly pin: string
   /** From here to there and back, as the first packets say it. */
   readonly roundTripMs: number
+  /** As far as is known here. */
+  readonly isOpen: boolean
   /** Throws the agent's own refusal, or `connection_lost`. */
   request(
     method: 'GET' | 'POST',
@@ -92,6 +94,9 @@ function overSocket(
     host,
     pin,
     roundTripMs,
+    get isOpen() {
+      return socket.readable && socket.writable
+    },
     async request(method, path, body, headers) {
       const answer = await http
         .request(client, {

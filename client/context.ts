@@ -115,14 +115,15 @@ export async function connectTo(context: Context, host: Host, signing: Signing):
   })
 }
 
-/** Connects, does the work, and closes, whatever happens. */
+/** Connects, if that is not done already, does the work, and closes, whatever happens. */
 export async function withConnection<T>(
   context: Context,
   host: Host,
   signing: Signing,
   work: (connection: Connection) => Promise<T>,
+  opening: Promise<Connection> = connectTo(context, host, signing),
 ): Promise<T> {
-  const connection = await connectTo(context, host, signing)
+  const connection = await opening
   try {
     return await work(connection)
   } finally {

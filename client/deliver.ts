@@ -7,6 +7,7 @@ import { type Manifest, objectsOf } from '../shared/manifest.ts'
 import type { ReleaseId, Sha256 } from '../shared/names.ts'
 import { addedBytes, type Recipe } from '../shared/recipe.ts'
 import { type BasisAnswer, DIRECT } from '../shared/wire.ts'
+import { type Ahead, askKnown } from './ahead.ts'
 import * as api from './api.ts'
 import { basesIn, changesSince, chunkTexts, type Since } from './changes-since.ts'
 import type { Connection } from './connection.ts'
@@ -34,6 +35,8 @@ export interface Sent {
 export interface Delivery {
   connection: Connection
   prepared: Prepared
+  /** What was asked before the files were looked at. */
+  ahead: Ahead | undefined
   /** Adds up what went to all hosts. */
   sent: Sent
   force: boolean
@@ -42,19 +45,18 @@ export interface Delivery {
 
 /** To one host: ask whether it runs this already; if not, sign, send what it lacks, and follow to the truth. */
 export async function deliver(context: Context, job: Delivery): Promise<Outcome> {
-  const { connection, prepared, force } = job
+  const { connection, prepared, ahead, force } = job
   const { app, content } = prepared
   const { host, pin } = connection
   const references = openReferences(context.surroundings.cacheDir)
-  const kept = content === undefined ? undefined : references.of(pin, app)
-  // While the host is asked we look at what changed since, and cut what is big of it.
-  const asked = content && api.known(connection, app, { content, reference: kept?.digest })
-  const since = kept && changesSince(kept, prepared.source.entries)
+  const ask = async () => (await ahead?.known(connection)) ?? askKnown(context, connection, app)
+  const known = content === undefined ? undefined : await ask()
+  if (known?.running && known.running.content === content && !force)
+    return alreadyRunning(context, job, known.running.release)
+  const since = known?.kept && changesSince(known.kept, prepared.source.entries)
   const remembered = since === undefined ? new Map() : references.chunksOf(pin, app)
   const bases = since === undefined ? [] : basesIn(remembered, since)
   using chunking = beginChunks(prepared.source, { likely: since?.lacking ?? new Set(), bases })
-  const known = await asked
-  if (known && known.alreadyRunning !== null && !force) return alreadyRunning(context, job, known.alreadyRunning)
   const release = await prepared.release()
   context.print.note(`push ${app} ${release.signed.id} to ${host.name}`)
   const parts = { release, chunking }

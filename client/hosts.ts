@@ -1,5 +1,6 @@
 import { FAILURES, Failure, reasonOf } from '../shared/failure.ts'
 import type { AppName } from '../shared/names.ts'
+import type { Ahead } from './ahead.ts'
 import type { Host } from './config.ts'
 import type { Connection } from './connection.ts'
 import {
@@ -19,13 +20,13 @@ import type { Outcome } from './follow.ts'
  */
 export async function changeHosts(
   context: Context,
-  { hosts, signing }: { hosts: Host[]; signing: Signing },
+  { hosts, signing, ahead }: { hosts: Host[]; signing: Signing; ahead?: Ahead | undefined },
   work: (connection: Connection) => Promise<Outcome>,
 ): Promise<Outcome[]> {
   const { print } = context
   const outcomes: Outcome[] = []
   for (const host of hosts) {
-    const outcome = await withConnection(context, host, signing, work).catch((error: unknown) => {
+    const outcome = await withConnection(context, host, signing, work, ahead?.take(host)).catch((error: unknown) => {
       if (!(error instanceof Failure)) throw error
       // With one host the failure is the command's own, told once, at the end. Machines get their summary always.
       if (hosts.length === 1 && !print.json) throw error

@@ -33,15 +33,28 @@ export interface Prepared {
   signing: Signing
 }
 
-/** Build, walk and hash; or take what was packed and signed before. Close the source when done. */
-export async function prepare(context: Context, path: string | undefined): Promise<Prepared> {
+/** What is known of a directory before its files are looked at. */
+export type Planned = Pick<Prepared, 'app' | 'signing'> & { project: Project }
+
+/**
+ * Build, walk and hash; or take what was packed and signed before. Close the source when done. `meanwhile`: with a
+ * directory, done after the build and before anything else; what it begins goes on while the files are looked at.
+ */
+export async function prepare(
+  context: Context,
+  path: string | undefined,
+  meanwhile?: (planned: Planned) => Promise<void>,
+): Promise<Prepared> {
   const kind = path === undefined ? 'directory' : kindOf(path)
   if (kind === 'bundle' && path !== undefined) return preparedBundle(context, path)
+  let chosen: Promise<Signing> | undefined
+  const chooseOnce = () => (chosen ??= openSigning(context))
+  const begin = async (project: Project) => meanwhile?.({ project, app: project.app, signing: await chooseOnce() })
   // Who does not need what git says does not wait for it.
   const unneeded = new AbortController()
   const opening =
     path === undefined || kind === 'directory'
-      ? openDirectory(context, path, unneeded.signal)
+      ? openDirectory(context, path, { signal: unneeded.signal, begin })
       : openArchive(context, path, unneeded.signal)
   const { project, source, about } = await opening.catch((error: unknown) => {
     unneeded.abort()
@@ -53,7 +66,7 @@ export async function prepare(context: Context, path: string | undefined): Promi
   }
   try {
     for (const warning of source.warnings) context.print.warn(warning)
-    const signing = await openSigning(context)
+    const signing = await chooseOnce()
     const files = source.entries
     const head = (): Manifest => ({ format: 1, ...project.head, created: now(), files })
     let made: Promise<Release> | undefined
@@ -113,7 +126,11 @@ interface Opened {
   about: ReturnType<typeof versionAndSource>
 }
 
-async function openDirectory(context: Context, path: string | undefined, signal: AbortSignal): Promise<Opened> {
+async function openDirectory(
+  context: Context,
+  path: string | undefined,
+  { signal, begin }: { signal: AbortSignal; begin: (project: Project) => Promise<void> },
+): Promise<Opened> {
   const { options, cwd, surroundings, print } = context
   const file = options.config ?? (path === undefined ? undefined : projectFileIn(path)) ?? findProjectFile(cwd)
   if (file === undefined) {
@@ -129,6 +146,7 @@ async function openDirectory(context: Context, path: string | undefined, signal:
   }
   // git works while this process looks.
   const about = versionAndSource(context, project, signal)
+  await begin(project)
   const progress = startProgress(print, 'looking at the files')
   try {
     const source = await treeSource(resolve(path ?? project.dir), {

@@ -99,8 +99,12 @@ function areAllDistinct(paths: readonly string[]): boolean {
     }
   }
   const folded = new Set<string>()
-  for (const path of all) folded.add((SMALL.test(path) ? path : path.normalize('NFC')).toLowerCase())
-  return folded.size === all.size
+  for (const path of all) {
+    if (SMALL.test(path)) continue
+    const small = path.normalize('NFC').toLowerCase()
+    if ((small !== path && all.has(small)) || folded.size === folded.add(small).size) return false
+  }
+  return true
 }
 
 function pairsIn(paths: readonly string[]): string[] {

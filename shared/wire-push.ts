@@ -8,10 +8,10 @@ import type { ReleaseId, Sha256 } from './names.ts'
  */
 export const DIRECT = { bytes: 1024 * 1024, objects: 1_000 } as const
 
-/** Answer of `known`: `{"content", "reference"?}`, two digests, goes up, this comes back. */
+/** Answer of `known`: `{"reference"?}`, a digest, goes up, this comes back. */
 export interface KnownAnswer {
-  /** The release of this content that runs already, and is whole: there is nothing to sign or to send. */
-  alreadyRunning: ReleaseId | null
+  /** The release that runs as it was wanted, and is whole; to push the same content there is nothing to sign or to send. */
+  running: { release: ReleaseId; content: Sha256 } | null
   /** Whether a bundle may be written on that reference: see difference.ts. */
   reference: boolean
   /** Of objects a push of less than DIRECT on that reference has room for, for certain. */

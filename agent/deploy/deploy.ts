@@ -170,10 +170,16 @@ function withOwnEnv({ layout }: Agent, release: Release): Outfit {
 
 /** The release of this content that runs already, if any: pushing it again would change nothing. */
 export function alreadyRunning(agent: Agent, app: AppName, content: Sha256): ReleaseId | null {
-  const current = currentRelease(agent.layout, app)
-  if (current === null || agent.ledger.app(app).wanted !== current) return null
+  const current = runningAsWanted(agent, app)
+  if (current === null) return null
   const text = readReleaseText(agent.layout, app, current)
   // One that was changed on the disk is not what was pushed, wherever it was changed.
   const isIntact = current.endsWith(sha256(text).slice(0, 8))
   return isIntact && contentOfText(text) === content ? current : null
+}
+
+/** Null where what runs is not what was wanted last. */
+export function runningAsWanted({ layout, ledger }: Agent, app: AppName): ReleaseId | null {
+  const current = currentRelease(layout, app)
+  return ledger.app(app).wanted === current ? current : null
 }

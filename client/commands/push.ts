@@ -2,6 +2,7 @@ import prettyMs from 'pretty-ms'
 import { parseDurationMs } from '../../shared/duration.ts'
 import { Failure } from '../../shared/failure.ts'
 import type { AppName } from '../../shared/names.ts'
+import { type Ahead, askAhead } from '../ahead.ts'
 import { type Context, targetHosts } from '../context.ts'
 import { deliver, type Sent } from '../deliver.ts'
 import type { Outcome } from '../follow.ts'
@@ -19,7 +20,14 @@ export interface PushOptions {
 export async function push(context: Context, path: string | undefined, options: PushOptions): Promise<number> {
   const began = Date.now()
   const maxGapMs = options.maxGap === undefined ? undefined : gapOf(options.maxGap)
-  const prepared = await prepare(context, path)
+  let ahead: Ahead | undefined
+  const prepared = await prepare(context, path, async ({ project, app, signing }) => {
+    const [host] = targetHosts(context, project, 'change')
+    ahead = host && (await askAhead(context, { host, app, signing }))
+  }).catch((error: unknown) => {
+    ahead?.close()
+    throw error
+  })
   try {
     const { app, project, signing } = prepared
     if (context.options.app !== undefined && context.options.app !== app) {
@@ -32,8 +40,8 @@ export async function push(context: Context, path: string | undefined, options: 
     }
     const hosts = targetHosts(context, project, 'change')
     const sent: Sent = { bytes: 0, objects: 0, reused: 0 }
-    const outcomes = await changeHosts(context, { hosts, signing }, (connection) =>
-      deliver(context, { connection, prepared, sent, force: options.force === true, maxGapMs }),
+    const outcomes = await changeHosts(context, { hosts, signing, ahead }, (connection) =>
+      deliver(context, { connection, prepared, ahead, sent, force: options.force === true, maxGapMs }),
     )
     summarise(context.print, outcomes, (outcome) => doneWords(outcome, app, Date.now() - began), {
       bytesSent: sent.bytes,
@@ -43,6 +51,7 @@ export async function push(context: Context, path: string | undefined, options: 
     })
     return exitOf(outcomes)
   } finally {
+    ahead?.close()
     prepared.source.close()
   }
 }

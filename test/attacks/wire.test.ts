@@ -501,7 +501,7 @@ test('an agent that lies in every field cannot write into the terminal of its cl
         load: [],
         apps: [{ app: EVIL, wanted: EVIL, running: 'x', previousGood: EVIL, bytesOnDisk: 1, services: [service] }],
       }),
-      known: JSON.stringify({ alreadyRunning: EVIL, reference: EVIL }),
+      known: JSON.stringify({ running: { release: EVIL, content: EVIL }, reference: EVIL }),
       releases: JSON.stringify({
         releases: [{ id: EVIL, state: EVIL, current: false, createdAt: EVIL, signers: [EVIL], bytes: 1, keep: EVIL }],
       }),

@@ -78,6 +78,8 @@ test('a push of what runs is no "already running" when that is damaged: what is 
   const first = await push(world, '1')
   assert.equal(await pushed(world), first, 'it runs already')
   damage(world, first)
+  // In the same second the same content would be the same release.
+  await sleep(1_000)
   const again = await world.tarmac('push', '--verbose')
   assert.equal(again.exit, 0, again.stderr)
   assert.match(again.stderr, /warning: 1 of its contents were damaged on 127\.0\.0\.1: they are sent again/)
