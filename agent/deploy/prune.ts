@@ -4,7 +4,7 @@ import { Failure, isErrno, reasonOf } from '../../shared/failure.ts'
 import type { Manifest } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
-import { removeTree, renameWhole } from '../state/disk.ts'
+import { removeBigTree, removeTree, renameWhole } from '../state/disk.ts'
 import { pruneRevisions } from '../state/env-revisions.ts'
 import type { Layout } from '../state/layout.ts'
 import type { Amount } from '../state/ledger-disk.ts'
@@ -104,7 +104,7 @@ export async function carryOut(agent: Agent, change: Change, looking?: Promise<L
 /** A spare tree, also one that is half made or half removed, would keep what only these releases needed. */
 async function freeLinks(layout: Layout, app: AppName, doomed: readonly ReleaseId[]): Promise<void> {
   if (sparesBegunOn(layout, app).some((id) => doomed.includes(id))) spoilSpares(layout, app)
-  for (const remains of spoiltOn(layout, app)) await removeTree(remains)
+  for (const remains of spoiltOn(layout, app)) await removeBigTree(remains)
 }
 
 /** From here on it is gone: no rollback finds it, and an agent that starts deletes it. */
@@ -118,8 +118,10 @@ async function takeAway({ layout, ledger, init }: Agent, app: AppName, id: Relea
 /** Its manifest goes last: while that is there, what only this release needed can be found. */
 async function finishRemoval(agent: Agent, app: AppName, id: ReleaseId): Promise<{ objects: Removed; tree: Amount }> {
   const { config, layout, init } = agent
-  await removeTree(layout.removedTree(app, id))
+  const removing = removeBigTree(layout.removedTree(app, id))
+  removing.catch(() => {})
   const removed = manifestOfRemoved(layout, app, id)
+  await removing
   const objects = await removeObjectsOf(layout, app, removed?.manifest.files ?? [])
   await removeTree(layout.removed(app, id))
   // It may have been pushed again since.
