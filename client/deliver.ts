@@ -3,7 +3,7 @@ import type { BundleObject } from '../shared/bundle.ts'
 import { bundleBytes } from '../shared/bundle-write.ts'
 import type { LinkKind } from '../shared/difference.ts'
 import { Failure } from '../shared/failure.ts'
-import { type Manifest, objectsOf } from '../shared/manifest.ts'
+import { objectsOf } from '../shared/manifest.ts'
 import type { ReleaseId, Sha256 } from '../shared/names.ts'
 import { addedBytes, type Recipe } from '../shared/recipe.ts'
 import { type BasisAnswer, DIRECT } from '../shared/wire.ts'
@@ -59,7 +59,7 @@ export async function deliver(context: Context, job: Delivery): Promise<Outcome>
   using chunking = beginChunks(prepared.source, { likely: since?.lacking ?? new Set(), bases })
   const release = await prepared.release()
   context.print.note(`push ${app} ${release.signed.id} to ${host.name}`)
-  const parts = { release, chunking }
+  const parts = { release, sizes: objectsOf(release.signed.manifest), chunking }
   const outcome =
     known?.reference && since !== undefined
       ? await sendSince(context, job, { ...parts, since, bases, roomBytes: known.roomBytes })
@@ -73,6 +73,8 @@ export async function deliver(context: Context, job: Delivery): Promise<Outcome>
 
 interface Ready {
   release: Release
+  /** Of its contents, bytes. */
+  sizes: ReadonlyMap<Sha256, number>
   chunking: Chunking
 }
 
@@ -80,23 +82,22 @@ interface Ready {
 async function sendSince(
   context: Context,
   job: Delivery,
-  { release, chunking, since, bases, roomBytes }: Ready & { since: Since; bases: BasisAnswer[]; roomBytes: number },
+  { since, bases, roomBytes, ...ready }: Ready & { since: Since; bases: BasisAnswer[]; roomBytes: number },
 ): Promise<Outcome> {
   const { reference, lacking: wanted } = since
   const { source, signing } = job.prepared
   try {
+    const { release, sizes, chunking } = ready
     const recipes = bases.length === 0 ? new Map() : await planRecipes(chunking, { wanted, bases })
-    const { manifest } = release.signed
-    const isLittle = wanted.size < DIRECT.objects && sizeOf(manifest, wanted, recipes) < DIRECT.bytes
-    if (!isLittle || sizeOf(manifest, wanted) > roomBytes)
-      return await askAndSend(context, job, { release, chunking, reference })
+    const isLittle = wanted.size < DIRECT.objects && sizeOf(sizes, wanted, recipes) < DIRECT.bytes
+    if (!isLittle || sizeOf(sizes, wanted) > roomBytes) return await askAndSend(context, job, { ...ready, reference })
     const objects = asRecipes(source.objects(wanted), recipes)
-    return await send(context, job, { release, reference, wanted, objects, recipes })
+    return await send(context, job, { release, sizes, reference, wanted, objects, recipes })
   } catch (error) {
     if (!isStale(error)) throw error
     // The connection over which an upload was refused is not used again.
     return withConnection(context, job.connection.host, signing, (connection) =>
-      askAndSend(context, { ...job, connection }, { release, chunking }),
+      askAndSend(context, { ...job, connection }, ready),
     )
   }
 }
@@ -111,7 +112,7 @@ function isStale(error: unknown): boolean {
 async function askAndSend(
   context: Context,
   job: Delivery,
-  { release, chunking, reference }: Ready & { reference?: Reference },
+  { release, sizes, chunking, reference }: Ready & { reference?: Reference },
 ): Promise<Outcome> {
   const { connection, prepared } = job
   const { signed, signatures } = release
@@ -125,7 +126,7 @@ async function askAndSend(
     context.print.warn(`${answer.damaged} of its contents were damaged on ${host.name}: they are sent again`)
   const wanted = new Set(answer.missing)
   const recipes = await planRecipes(chunking, { wanted, bases: answer.bases ?? [] })
-  const parts = { release, reference, wanted }
+  const parts = { release, sizes, reference, wanted }
   try {
     return await send(context, job, { ...parts, objects: asRecipes(source.objects(wanted), recipes), recipes })
   } catch (error) {
@@ -138,8 +139,7 @@ async function askAndSend(
   }
 }
 
-interface Parts {
-  release: Release
+interface Parts extends Pick<Ready, 'release' | 'sizes'> {
   reference: Reference | undefined
   wanted: ReadonlySet<Sha256>
   objects: AsyncIterable<BundleObject>
@@ -147,14 +147,14 @@ interface Parts {
 }
 
 async function send(context: Context, job: Delivery, parts: Parts): Promise<Outcome> {
-  const { release, reference, wanted, objects, recipes } = parts
+  const { release, sizes, reference, wanted, objects, recipes } = parts
   const { connection, prepared, sent, maxGapMs } = job
   const { app, signing } = prepared
   const { signed, signatures } = release
-  const total = objectsOf(signed.manifest).size
+  const total = sizes.size
   sent.objects += wanted.size
   sent.reused += total - wanted.size
-  const upload = { label: `${wanted.size} of ${total} objects`, total: sizeOf(signed.manifest, wanted, recipes) }
+  const upload = { label: `${wanted.size} of ${total} objects`, total: sizeOf(sizes, wanted, recipes) }
   const link = linkOf(connection)
   const bytes = bundleBytes({
     manifest: signed.text,
@@ -196,14 +196,14 @@ function alreadyRunning({ print }: Context, { connection, prepared }: Delivery, 
 
 /** As they are to be sent. */
 function sizeOf(
-  manifest: Manifest,
+  sizes: ReadonlyMap<Sha256, number>,
   wanted: ReadonlySet<Sha256>,
   recipes: ReadonlyMap<Sha256, Recipe> = new Map(),
 ): number {
   let bytes = 0
-  for (const [digest, size] of objectsOf(manifest)) {
+  for (const digest of wanted) {
     const recipe = recipes.get(digest)
-    if (wanted.has(digest)) bytes += recipe === undefined ? size : addedBytes(recipe)
+    bytes += recipe === undefined ? (sizes.get(digest) ?? 0) : addedBytes(recipe)
   }
   return bytes
 }

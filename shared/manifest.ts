@@ -226,8 +226,9 @@ export function contentOf({ services, shared, keep, files }: Omit<Manifest, 'cre
 }
 
 /** The same, of the text. A string in it cannot say `"services":`: it would have a backslash before the second quote. */
-export function contentOfText(text: string): Sha256 {
-  return sha256(text.slice(text.indexOf('"services":')))
+export function contentOfText(text: string | Buffer): Sha256 {
+  const at = text.indexOf('"services":')
+  return sha256(typeof text === 'string' ? text.slice(at) : text.subarray(at))
 }
 
 /** Digest → size of each different content. Throws `manifest_invalid` when one digest has two sizes. */

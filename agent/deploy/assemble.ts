@@ -13,16 +13,20 @@ import { takeSpare } from './spare.ts'
 
 /**
  * Builds the release directory beside its place and renames it there: it exists whole or not at all. One sync of the
- * file system makes everything durable at once, the objects too, instead of one per file.
+ * file system makes everything durable at once, the objects too, instead of one per file. `running`: what runs, for who
+ * has read it.
  */
-export async function assemble(layout: Layout, signed: Signed, signatures: string[]): Promise<Release> {
+export async function assemble(
+  layout: Layout,
+  { signed, signatures, running }: { signed: Signed; signatures: string[]; running?: Release | undefined },
+): Promise<Release> {
   const { manifest, id, text } = signed
   const { app } = manifest
   if (releasesOn(layout, app).includes(id)) return madeBefore(layout, { id, manifest })
   const staging = layout.staging(app, id)
   await removeTree(staging)
   try {
-    await treeIn(layout, { id, manifest }, staging)
+    await treeIn(layout, { id, manifest }, { staging, running })
     mkdirSync(join(staging, 'signatures'), { mode: 0o755 })
     for (const [index, signature] of signatures.entries()) {
       writeFileSync(join(staging, 'signatures', `${index}.sig`), signature, { mode: 0o444 })
@@ -38,9 +42,13 @@ export async function assemble(layout: Layout, signed: Signed, signatures: strin
 }
 
 /** Of a spare tree when there is one that serves. */
-async function treeIn(layout: Layout, release: Release, staging: string): Promise<void> {
+async function treeIn(
+  layout: Layout,
+  release: Release,
+  { staging, running }: { staging: string; running: Release | undefined },
+): Promise<void> {
   const tree = layout.treeIn(staging)
-  const spare = takeSpare(layout, release.manifest.app, staging)
+  const spare = takeSpare(layout, release.manifest.app, { staging, running })
   if (spare !== undefined) {
     try {
       return await alterTree(layout, tree, { from: spare, to: release })

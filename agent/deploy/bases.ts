@@ -1,13 +1,11 @@
 import { planBases } from '../../shared/basis-plan.ts'
-import { Failure } from '../../shared/failure.ts'
 import { isFile, type Manifest } from '../../shared/manifest.ts'
-import type { AppName, ReleaseId, Sha256 } from '../../shared/names.ts'
+import type { Sha256 } from '../../shared/names.ts'
 import { chunksText, MIN_RECIPE_BYTES } from '../../shared/recipe.ts'
 import type { BasisAnswer } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { chunksOfObject } from '../state/basis.ts'
-import type { Layout } from '../state/layout.ts'
-import { currentRelease, readRelease } from '../state/release-store.ts'
+import { currentRelease, intactRelease } from '../state/release-store.ts'
 
 /** A disk that takes longer is slower than most lines, and the client waits. */
 const MAX_CHUNKING_MS = 10_000
@@ -24,7 +22,7 @@ export async function basesFor(
   if (!manifest.files.some((entry) => isFile(entry) && entry.size > MIN_RECIPE_BYTES && wanted.has(entry.sha256)))
     return []
   const id = currentRelease(layout, app) ?? ledger.releases(app)[0]?.id
-  const older = id && manifestOf(layout, app, id)
+  const older = id && intactRelease(layout, app, id)?.manifest
   if (older === undefined) return []
   const deadline = performance.now() + MAX_CHUNKING_MS
   const answers: BasisAnswer[] = []
@@ -33,14 +31,4 @@ export async function basesFor(
     if (chunks !== undefined) answers.push({ basis, objects, chunks: chunksText(chunks) })
   }
   return answers
-}
-
-/** Undefined when it is not what it was: this push may be the one that mends it. */
-function manifestOf(layout: Layout, app: AppName, id: ReleaseId): Manifest | undefined {
-  try {
-    return readRelease(layout, app, id).manifest
-  } catch (error) {
-    if (error instanceof Failure) return undefined
-    throw error
-  }
 }

@@ -16,9 +16,12 @@ const PATHS_TOLD = 3
 
 type Parts = Pick<Agent, 'layout' | 'ledger' | 'log' | 'tell'>
 
-/** What of a release is in the store. What was damaged there is set aside, so that it counts as missing, and told. */
-export async function surveyOf(agent: Parts, manifest: Manifest): Promise<Survey> {
-  const survey = await surveyStore(agent.layout, manifest)
+/**
+ * What of a release is in the store. What was damaged there is set aside, so that it counts as missing, and told.
+ * `whole`: paths that were looked at just now.
+ */
+export async function surveyOf(agent: Parts, manifest: Manifest, whole?: ReadonlySet<string>): Promise<Survey> {
+  const survey = await surveyStore(agent.layout, manifest, whole)
   if (survey.damaged.length > 0) markDamaged(agent, manifest.app, survey.damaged)
   return survey
 }

@@ -7,7 +7,7 @@ import type { Agent } from '../agent.ts'
 import { type Environment, environmentOfRelease, newestEnvironment, setNewestRevision } from '../state/env-revisions.ts'
 import type { Amount } from '../state/ledger-disk.ts'
 import { lookThrough } from '../state/object-sweep.ts'
-import { currentRelease, type Release, readRelease, readReleaseText, sizeOf } from '../state/release-store.ts'
+import { currentRelease, type Release, readRelease, readReleaseBytes, sizeOf } from '../state/release-store.ts'
 import { readSigners } from '../state/signers.ts'
 import { type Proved, proveManifest, refuseNamesake, storeObjects, tidyRefused } from './admit.ts'
 import { assemble, orWithdraw } from './assemble.ts'
@@ -46,21 +46,25 @@ export interface Ask extends Asked {
 export interface Admitted extends Proved {
   /** Of the disk. */
   takes: Amount
+  /** What runs, where it was read for this push. */
+  running: Release | undefined
 }
 
 /** Up to here nothing live has changed: a refusal is a plain HTTP status and leaves nothing behind. */
 export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<BundleEntry>): Promise<Admitted> {
   try {
-    const asked = agent.asked.take(app)
+    const { asked, running } = agent.asked.take(app) ?? {}
     const policy = { app, signers: readSigners(agent.layout), now: new Date(), parsed: asked?.signed }
     const { proved, first } = await proveManifest(bundle, policy)
     refuseNamesake(agent.layout, proved.signed)
     refuseLaunchers(proved.signed.manifest)
     const { missing, lacking } =
-      asked?.signed === proved.signed ? asked.survey : await surveyOf(agent, proved.signed.manifest)
+      asked?.signed === proved.signed
+        ? asked.survey
+        : await surveyOf(agent, proved.signed.manifest, asked === undefined ? running?.whole : undefined)
     const takes = await checkRoom(agent, proved, lacking)
     await storeObjects(agent.layout, proved, { first, rest: bundle }, { missing, spend: watchRoom(agent, app) })
-    return { ...proved, takes }
+    return { ...proved, takes, running: running?.release }
   } catch (error) {
     tidyRefused(agent.layout, app)
     throw error
@@ -69,14 +73,14 @@ export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<Bu
 
 /** From here on the deploy belongs to the agent and runs to its end, even if the client has gone. */
 export async function rollOut(agent: Agent, ask: Ask, admitted: Admitted): Promise<void> {
-  const { signed, signatures, signers, takes } = admitted
+  const { signed, signatures, signers, takes, running } = admitted
   const change = await orWithdraw(agent.layout, signed, () => openChange(ask, agent, signed.id))
   await runChange(agent, change, async () => {
     const row = { id: signed.id, signers, ...sizeOf(signed.manifest) }
     await orWithdraw(agent.layout, signed, () => agent.ledger.received(ask.app, row))
     change.step('stored', { release: signed.id })
     await mendDamaged(agent, ask.app)
-    const release = await assemble(agent.layout, signed, signatures)
+    const release = await assemble(agent.layout, { signed, signatures, running })
     change.takes(takes)
     agent.ledger.setState(ask.app, release.id, 'assembled')
     change.step('assembled', { release: release.id })
@@ -172,10 +176,10 @@ function withOwnEnv({ layout }: Agent, release: Release): Outfit {
 export function alreadyRunning(agent: Agent, app: AppName, content: Sha256): ReleaseId | null {
   const current = runningAsWanted(agent, app)
   if (current === null) return null
-  const text = readReleaseText(agent.layout, app, current)
+  const bytes = readReleaseBytes(agent.layout, app, current)
   // One that was changed on the disk is not what was pushed, wherever it was changed.
-  const isIntact = current.endsWith(sha256(text).slice(0, 8))
-  return isIntact && contentOfText(text) === content ? current : null
+  const isIntact = current.endsWith(sha256(bytes).slice(0, 8))
+  return isIntact && contentOfText(bytes) === content ? current : null
 }
 
 /** Null where what runs is not what was wanted last. */

@@ -34,10 +34,9 @@ export interface Coming extends Release {
   lacking: Lacking
 }
 
-/** What must be free for a push: what it takes for good, what the switch writes, and what a file system does beside. */
-export function roomNeeded(coming: Coming, blockBytes: number): Amount {
-  const { bytes, inodes } = roomTaken(coming, blockBytes)
-  const { services, shared } = coming.manifest
+/** What must be free for a push: what it takes for good (`roomTaken`), what the switch writes, and what a file system does beside. */
+export function roomNeeded({ manifest }: Coming, { bytes, inodes }: Amount, blockBytes: number): Amount {
+  const { services, shared } = manifest
   const small = Object.keys(services).length * FILES_PER_SERVICE + shared.length + FILES_PER_APP
   const all = inodes + small
   return { inodes: all, bytes: bytes + small * blockBytes + all * INODE_BYTES + LEDGER_BYTES }

@@ -67,9 +67,10 @@ export async function checkRoom(
   const { manifest, text } = signed
   const disk = await diskOf(config)
   const coming = { manifest, textBytes: Buffer.byteLength(text), signatures: signatures.length, lacking }
-  const needed = roomNeeded(coming, disk.blockBytes)
+  const taken = roomTaken(coming, disk.blockBytes)
+  const needed = roomNeeded(coming, taken, disk.blockBytes)
   const short = shortOf(disk, needed)
-  if (short.length === 0) return roomTaken(coming, disk.blockBytes)
+  if (short.length === 0) return taken
   const amounts = {
     bytes: `needs ${prettyBytes(needed.bytes)}, and ${disk.path} has ${prettyBytes(disk.freeBytes)} free, of which ${prettyBytes(disk.reserveBytes)} stay in reserve`,
     inodes: `needs ${needed.inodes} inodes, and ${disk.path} has ${disk.freeInodes} free, of which ${disk.reserveInodes} stay in reserve`,

@@ -1,7 +1,7 @@
 import { setImmediate as breathe } from 'node:timers/promises'
 import type { AppName } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
-import { placeFile, removeTree } from '../state/disk.ts'
+import { placeFile, removeBigTree } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
 import { currentRelease, type Release, readRelease, releasesOn } from '../state/release-store.ts'
 import { sparesOn, spoilSpares, spoiltOn } from '../state/spares.ts'
@@ -74,7 +74,7 @@ export async function renewSpare({ config, layout, operations }: Parts, app: App
   spoilSpares(layout, app)
   for (const remains of spoiltOn(layout, app)) {
     await turn()
-    await removeTree(remains)
+    await removeBigTree(remains)
   }
   if (current === null) return
   const release = readRelease(layout, app, current)
@@ -87,10 +87,14 @@ export async function renewSpare({ config, layout, operations }: Parts, app: App
 }
 
 /** Moves a spare tree, if there is one, to `staging`, and says of which release it is the copy. */
-export function takeSpare(layout: Layout, app: AppName, staging: string): Release | undefined {
+export function takeSpare(
+  layout: Layout,
+  app: AppName,
+  { staging, running }: { staging: string; running?: Release | undefined },
+): Release | undefined {
   const [id] = sparesOn(layout, app)
   if (id === undefined || !releasesOn(layout, app).includes(id)) return undefined
-  const release = readRelease(layout, app, id)
+  const release = running?.id === id ? running : readRelease(layout, app, id)
   placeFile(layout.spare(app, id), staging)
   return release
 }

@@ -2,15 +2,15 @@ import { setImmediate as breathe } from 'node:timers/promises'
 import type { Context } from 'hono'
 import * as v from 'valibot'
 import { Failure } from '../../shared/failure.ts'
-import { contentOfText, type Manifest } from '../../shared/manifest.ts'
-import { type AppName, isSha256, type ReleaseId, type Sha256 } from '../../shared/names.ts'
+import { contentOfText } from '../../shared/manifest.ts'
+import { type AppName, isSha256, type Sha256 } from '../../shared/names.ts'
 import type { KnownAnswer } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { surveyOf } from '../deploy/damage.ts'
 import { runningAsWanted } from '../deploy/deploy.ts'
 import { busyFailure } from '../deploy/operations.ts'
 import { roomForLittle } from '../deploy/room.ts'
-import { parseStored, readReleaseText, releaseTextOf } from '../state/release-store.ts'
+import { intactRelease, readReleaseBytes, releaseTextOf } from '../state/release-store.ts'
 import { parseJson, smallBody } from './body.ts'
 
 /** A digest, its name, and room to spare. */
@@ -32,10 +32,13 @@ export async function known(agent: Agent, app: AppName, c: Context): Promise<Res
   }
   const busy = agent.operations.of(app)
   if (busy) throw busyFailure(busy)
+  const begun = agent.operations.begun(app)
   const { reference } = parsed.output
   const text = reference && releaseTextOf(agent.layout, app, reference)
+  // To read a big release.json takes a while, and then it is read once more.
+  await breathe()
   const answer: KnownAnswer = {
-    running: await runningWhole(agent, app),
+    running: await runningWhole(agent, app, begun),
     reference: text !== undefined,
     roomBytes: text === undefined ? 0 : await roomForLittle(agent, text.length),
   }
@@ -43,23 +46,15 @@ export async function known(agent: Agent, app: AppName, c: Context): Promise<Res
 }
 
 /** What runs and lacks something, or has something damaged, is not what was pushed. */
-async function runningWhole(agent: Agent, app: AppName): Promise<KnownAnswer['running']> {
-  const release = runningAsWanted(agent, app)
-  const stored = release && storedAs(agent, app, release)
-  if (!stored) return null
-  // To read a big release.json takes a while.
+async function runningWhole(agent: Agent, app: AppName, begun: number): Promise<KnownAnswer['running']> {
+  agent.asked.forget(app)
+  const id = runningAsWanted(agent, app)
+  const release = id && intactRelease(agent.layout, app, id)
+  if (!release) return null
+  const content = contentOfText(readReleaseBytes(agent.layout, app, id))
   await breathe()
-  const { missing } = await surveyOf(agent, stored.manifest)
-  return missing.length === 0 ? { release, content: stored.content } : null
-}
-
-/** Undefined when it is not what it was: this push may be the one that mends it. */
-function storedAs({ layout }: Agent, app: AppName, id: ReleaseId): { manifest: Manifest; content: Sha256 } | undefined {
-  try {
-    const text = readReleaseText(layout, app, id)
-    return { manifest: parseStored(text, { app, id }), content: contentOfText(text) }
-  } catch (error) {
-    if (error instanceof Failure) return undefined
-    throw error
-  }
+  const { missing, whole } = await surveyOf(agent, release.manifest)
+  if (missing.length > 0) return null
+  agent.asked.keep(app, { running: { release, whole } }, begun)
+  return { release: id, content }
 }

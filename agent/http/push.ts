@@ -29,14 +29,16 @@ export async function missing(agent: Agent, app: AppName, c: Context): Promise<R
     if (!first.done) throw new Failure('bundle_malformed', `ask what ${app} lacks: objects came along`)
     const busy = agent.operations.of(app)
     if (busy) throw busyFailure(busy)
+    const begun = agent.operations.begun(app)
     const { manifest, id } = proved.signed
-    const survey = await surveyOf(agent, manifest)
+    const before = agent.asked.look(app)?.running
+    const survey = await surveyOf(agent, manifest, before?.whole)
     const { missing, damaged, lacking } = survey
     // What runs and lacks something is not what was pushed.
     const running = missing.length === 0 ? alreadyRunning(agent, app, contentOfText(proved.signed.text)) : null
     // It is here in full: pushed again with --force it takes next to nothing, and that is checked then.
     if (running === null) await checkRoom(agent, proved, lacking)
-    agent.asked.keep(app, { signed: proved.signed, survey })
+    agent.asked.keep(app, { asked: { signed: proved.signed, survey }, running: before }, begun)
     const bases = c.req.query('bases') === '1' ? await basesFor(agent, manifest, missing) : []
     const answer: MissingAnswer = {
       release: id,

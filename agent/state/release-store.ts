@@ -85,7 +85,18 @@ export function currentRelease(layout: Layout, app: AppName): ReleaseId | null {
 
 /** Throws `release_unknown`, or `release_damaged` when release.json is not what it was. */
 export function readRelease(layout: Layout, app: AppName, id: ReleaseId): Release {
-  return { id, manifest: parseStored(readReleaseText(layout, app, id), { app, id }) }
+  const bytes = readReleaseBytes(layout, app, id)
+  return { id, manifest: signedAs<Manifest>(bytes.toString(), bytes, { app, id }) }
+}
+
+/** Undefined when it is not there, or not what it was: a push may be what mends it. */
+export function intactRelease(layout: Layout, app: AppName, id: ReleaseId): Release | undefined {
+  try {
+    return readRelease(layout, app, id)
+  } catch (error) {
+    if (error instanceof Failure) return undefined
+    throw error
+  }
 }
 
 /**
@@ -134,12 +145,12 @@ export function readSignatures(layout: Layout, app: AppName, id: ReleaseId): str
   )
 }
 
-/** release.json as it was signed. Throws `release_unknown`. */
 export function readReleaseText(layout: Layout, app: AppName, id: ReleaseId): string {
   return readReleaseBytes(layout, app, id).toString()
 }
 
-function readReleaseBytes(layout: Layout, app: AppName, id: ReleaseId): Buffer {
+/** release.json as it was signed. Throws `release_unknown`. */
+export function readReleaseBytes(layout: Layout, app: AppName, id: ReleaseId): Buffer {
   try {
     return readFileSync(layout.manifestFile(app, id))
   } catch (cause) {

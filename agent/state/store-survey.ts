@@ -16,6 +16,8 @@ export interface Survey {
   /** Contents that were here and damaged. They were set aside, and so are missing where no other mode is here. */
   damaged: Sha256[]
   lacking: Lacking
+  /** Paths of the objects that it would be made of and that are here. */
+  whole: ReadonlySet<string>
 }
 
 /** What a release would add to the store. A content that is needed in two modes is two objects. */
@@ -27,9 +29,13 @@ export interface Lacking {
 
 /**
  * One look at each object that a release would be made of; what bears no mark of being whole is read. What is damaged
- * goes aside, so that no release is made of it.
+ * goes aside, so that no release is made of it. `whole`: paths that were looked at just now.
  */
-export async function surveyStore(layout: Layout, { app, files }: Manifest): Promise<Survey> {
+export async function surveyStore(
+  layout: Layout,
+  { app, files }: Manifest,
+  whole: ReadonlySet<string> = new Set(),
+): Promise<Survey> {
   const seen = new Set<string>()
   const here = new Set<Sha256>()
   const damaged = new Set<Sha256>()
@@ -42,7 +48,7 @@ export async function surveyStore(layout: Layout, { app, files }: Manifest): Pro
     const path = layout.object(app, sha256, mode)
     if (seen.size === seen.add(path).size) continue
     if (++looked % FILES_PER_TURN === 0) await breathe()
-    if (lookAt(path, entry) === 'sealed' || (await isUsable(layout, app, entry, damaged))) {
+    if (whole.has(path) || lookAt(path, entry) === 'sealed' || (await isUsable(layout, app, entry, damaged))) {
       here.add(sha256)
       continue
     }
@@ -53,11 +59,13 @@ export async function surveyStore(layout: Layout, { app, files }: Manifest): Pro
     const shard = dirname(path)
     if (!shards.has(shard)) shards.set(shard, existsSync(shard))
   }
+  for (const { sha256, mode } of objects) seen.delete(layout.object(app, sha256, mode))
   const missing = new Set(objects.map(({ sha256 }) => sha256).filter((digest) => !here.has(digest)))
   return {
     missing: [...missing],
     damaged: [...damaged],
     lacking: { objects, shards: [...shards.values()].filter((isThere) => !isThere).length },
+    whole: seen,
   }
 }
 

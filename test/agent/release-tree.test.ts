@@ -100,7 +100,7 @@ test('the tree that runs is copied while nobody waits; the next release takes th
   const staged = () => readdirSync(layout.stagingDir(APP))
 
   const first = release(1, files)
-  await assemble(layout, first, ['signature'])
+  await assemble(layout, { signed: first, signatures: ['signature'] })
   await renewSpare(agent, APP)
   assert.deepEqual(staged(), [], 'nothing runs yet')
   becomesCurrent(first.id)
@@ -115,7 +115,7 @@ test('the tree that runs is copied while nobody waits; the next release takes th
     fileEntry('new', 'three'),
     fileEntry('dir0/0', 'two', { mode: '0755' }),
   ])
-  await assemble(layout, second, ['signature'])
+  await assemble(layout, { signed: second, signatures: ['signature'] })
   assert.equal(lstatSync(layout.treeDir(APP, second.id)).ino, spareInode, 'it was made of the spare one')
   await makeTree(layout, second, join(root, 'fresh'))
   assert.deepEqual(ground(layout.treeDir(APP, second.id)), ground(join(root, 'fresh')))

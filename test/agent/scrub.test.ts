@@ -50,7 +50,7 @@ async function storeOf(t: TestContext) {
   const ledger = openLedger(layout, assert.fail)
   t.after(() => ledger.close())
   ledger.received(APP, { id, signers: [], bytes: 1, files: 4 })
-  await assemble(layout, { manifest, text, id }, [])
+  await assemble(layout, { signed: { manifest, text, id }, signatures: [] })
   ledger.setState(APP, id, 'healthy')
   const told: News[] = []
   const agent: Scrubbed = {

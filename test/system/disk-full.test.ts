@@ -7,7 +7,7 @@ import { type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { storeObjects } from '../../agent/deploy/admit.ts'
 import { assemble } from '../../agent/deploy/assemble.ts'
-import { roomNeeded } from '../../agent/deploy/room-needed.ts'
+import { roomNeeded, roomTaken } from '../../agent/deploy/room-needed.ts'
 import { layoutAt } from '../../agent/state/layout.ts'
 import { makeAppDirs } from '../../agent/state/objects.ts'
 import { surveyStore } from '../../agent/state/store-survey.ts'
@@ -268,7 +268,9 @@ test('what is counted before a push is what it takes of the disk, and not much m
   const before = disk.free()
   const { lacking, missing } = await surveyStore(layout, manifest)
   const textBytes = Buffer.byteLength(text)
-  const needed = roomNeeded({ manifest, textBytes, signatures: signatures.length, lacking }, statfsSync(disk.dir).bsize)
+  const { bsize } = statfsSync(disk.dir)
+  const coming = { manifest, textBytes, signatures: signatures.length, lacking }
+  const needed = roomNeeded(coming, roomTaken(coming, bsize), bsize)
   async function* bundle() {
     for (const [digest, size] of objectsOf(manifest)) {
       const content = (async function* () {
@@ -280,7 +282,7 @@ test('what is counted before a push is what it takes of the disk, and not much m
   const rest = bundle()
   const entries = { first: await rest.next(), rest }
   await storeObjects(layout, { signed, signatures, signers: [] }, entries, { missing, spend: async () => {} })
-  await assemble(layout, signed, signatures)
+  await assemble(layout, { signed, signatures })
   const after = disk.free()
   const taken = { bytes: before.bytes - after.bytes, inodes: before.inodes - after.inodes }
   t.diagnostic(`needed ${JSON.stringify(needed)}, taken ${JSON.stringify(taken)}`)
