@@ -36,7 +36,7 @@ const ROOMS: { room: string; may: string[]; why: string }[] = [
   },
   {
     room: 'agent/init/**',
-    may: ['agent/state/disk.ts', ...GROUND],
+    may: ['agent/state/{disk,remove}.ts', ...GROUND],
     why: 'init runs units; what a release is, is decided above',
   },
   { room: 'agent/preload/**', may: [], why: "it is text for the app's own process, which knows nothing of the agent" },
@@ -48,6 +48,7 @@ const JOINS_PATHS: Record<string, string> = {
   'agent/state/layout.ts': 'every path under the root',
   'agent/config.ts': 'where the root is',
   'agent/state/disk.ts': 'temporary names beside a path it was given',
+  'agent/state/remove.ts': 'what it finds below a path it was given',
   'agent/state/object-sweep.ts': 'walks the shards of a directory it got from layout',
   'agent/deploy/mend.ts': "the manifest's own paths, below the release's tree",
   'agent/deploy/assemble.ts': "the manifest's own paths, below the staging directory",

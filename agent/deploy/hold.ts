@@ -1,9 +1,10 @@
 import { readFileSync } from 'node:fs'
 import { isErrno } from '../../shared/failure.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
-import { removeTree, writeWhole } from '../state/disk.ts'
+import { writeWhole } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
 import { readHead } from '../state/release-store.ts'
+import { removeTree } from '../state/remove.ts'
 
 // A release that somebody wants kept, whatever comes after it: the last before a migration, the one an auditor asked
 // for. A file beside its manifest says so: it goes nowhere without the release, and no lost ledger forgets it.

@@ -3,10 +3,10 @@ import { dirname } from 'node:path'
 import { setImmediate as breathe } from 'node:timers/promises'
 import { isErrno } from '../../shared/failure.ts'
 import { type Entry, isFile, isLink } from '../../shared/manifest.ts'
-import { removeIfEmpty } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
 import { linkObject } from '../state/objects.ts'
 import type { Release } from '../state/release-store.ts'
+import { removeIfEmpty } from '../state/remove.ts'
 import { sharedLinks } from './mend.ts'
 
 // The tree of a release, made of links to objects; not yet in its place.

@@ -1,21 +1,17 @@
 import {
   closeSync,
-  type Dirent,
   fchmodSync,
   fsyncSync,
   lstatSync,
   mkdirSync,
   openSync,
-  readdirSync,
   renameSync,
-  rmdirSync,
   rmSync,
   type Stats,
   writeFileSync,
 } from 'node:fs'
-import { lstat, open, readdir, readlink, rename, rm, rmdir, symlink, unlink } from 'node:fs/promises'
+import { lstat, open, readlink, rename, rm, symlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import { setImmediate as breathe } from 'node:timers/promises'
 import { Failure, isErrno } from '../../shared/failure.ts'
 import { reach } from '../fault.ts'
 import { run } from '../run.ts'
@@ -24,12 +20,7 @@ import { run } from '../run.ts'
 // whenever the power goes. A file's own data is synced before its name changes, the directory after.
 
 /** A slow disk under load; `sync -f` waits for everything dirty on the file system, not only what is ours. */
-const DISK_TIMEOUT_MS = 600_000
-/** Node has four threads for all that waits for the disk: two are left to those who ask something. */
-const REMOVERS = 2
-/** A few ms of listing. */
-const DIRS_PER_TURN = 100
-
+export const DISK_TIMEOUT_MS = 600_000
 /**
  * Writes a file beside its name and renames it there. The mode is exact, whatever the umask. Refuses to replace
  * anything but a regular file: a link or directory where we expect a file was put there by somebody else.
@@ -119,76 +110,6 @@ export async function syncFilesystem(path: string): Promise<void> {
 }
 
 /**
- * Removes a file or tree, links themselves and not what they point to; nothing there is fine. Node's own recursive `rm`
- * asks its threads for everything at once, and whoever else wants the disk waits behind 24,000 removals (measured:
- * 110 ms on an idle machine).
- */
-export async function removeTree(path: string): Promise<void> {
-  const stats = lstatSync(path, { throwIfNoEntry: false })
-  if (stats?.isDirectory()) await removeDirectory(path)
-  else await rm(path, { force: true })
-  reach('disk.removed')
-}
-
-/**
- * The same of a release's tree, by another process: in a third of the time, and nearly none of this one's. It may go on
- * after the agent has ended: only for paths at which nothing is ever made that is to stay.
- */
-export async function removeBigTree(path: string): Promise<void> {
-  // What it could not remove says why when it is tried here.
-  await run(['rm', '-rf', '--', path], { timeoutMs: DISK_TIMEOUT_MS }).catch(() => {})
-  await removeTree(path)
-}
-
-async function removeDirectory(path: string): Promise<void> {
-  const dirs = [path]
-  const files: string[] = []
-  let seen = 0
-  // Grows while it is walked: each directory before those below it.
-  for (const dir of dirs) {
-    for (const entry of entriesIn(dir)) {
-      const at = join(dir, entry.name)
-      if (entry.isDirectory()) dirs.push(at)
-      else files.push(at)
-    }
-    if (++seen % DIRS_PER_TURN === 0) await breathe()
-  }
-  await removeFiles(files)
-  for (const dir of dirs.reverse()) await rmdir(dir).catch(unlessGone)
-}
-
-function entriesIn(dir: string): Dirent[] {
-  try {
-    return readdirSync(dir, { withFileTypes: true })
-  } catch (error) {
-    unlessGone(error)
-    return []
-  }
-}
-
-/** Two may remove the same: a change that frees a disk does not wait for what clears up behind the one before. */
-function unlessGone(error: unknown): void {
-  if (!isErrno(error, 'ENOENT')) throw error
-}
-
-/** Removes files that are there, without being in anybody's way: on a busy disk one removal may take a second. */
-export async function removeFiles(paths: readonly string[]): Promise<void> {
-  const left = paths.values()
-  await Promise.all(
-    Array.from({ length: REMOVERS }, async () => {
-      for (const path of left) await unlink(path).catch(unlessGone)
-    }),
-  )
-}
-
-/** Removes what a write that was cut off left beside its name in this directory. */
-export async function removeTemporaries(dir: string, prefix = ''): Promise<void> {
-  for (const name of await readdir(dir)) {
-    if (name.startsWith(`.${prefix}`) && name.endsWith('.tmp')) await removeTree(join(dir, name))
-  }
-}
-
-/**
  * Renames a finished file to its place, making its directory; not yet durable: `syncFilesystem` makes a whole batch
  * so. Synchronous: it is called for each of thousands of files.
  */
@@ -201,27 +122,6 @@ export function placeFile(temporary: string, path: string): void {
     renameSync(temporary, path)
   }
   reach('disk.placed')
-}
-
-/** Removes a directory and those in it as far as they are empty; what holds a file stays, with all above it. */
-export function removeEmptyDirs(path: string): void {
-  try {
-    for (const entry of readdirSync(path, { withFileTypes: true })) {
-      if (entry.isDirectory()) removeEmptyDirs(join(path, entry.name))
-    }
-  } catch (error) {
-    if (!isErrno(error, 'ENOENT')) throw error
-  }
-  removeIfEmpty(path)
-}
-
-/** Removes this one directory if nothing is in it. */
-export function removeIfEmpty(path: string): void {
-  try {
-    rmdirSync(path)
-  } catch (error) {
-    if (!isErrno(error, 'ENOENT', 'ENOTEMPTY', 'EEXIST')) throw error
-  }
 }
 
 async function syncDirectory(path: string): Promise<void> {

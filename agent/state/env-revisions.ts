@@ -3,9 +3,10 @@ import { Failure, isErrno, reasonOf } from '../../shared/failure.ts'
 import { type AppName, isReleaseId, type ReleaseId } from '../../shared/names.ts'
 import type { Variables } from '../../shared/variables.ts'
 import { reach } from '../fault.ts'
-import { linkWhole, removeTree, writeWhole } from './disk.ts'
+import { linkWhole, writeWhole } from './disk.ts'
 import type { Layout } from './layout.ts'
 import { currentRelease, namesIn, releasesOn } from './release-store.ts'
+import { removeTree } from './remove.ts'
 
 // An app's environments: each revision is a file that is written once and holds all of it. Which one a release runs
 // with is a link named after the release, and `newest` is the one that a push takes. All of it is on the disk, so that

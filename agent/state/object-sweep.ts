@@ -5,8 +5,8 @@ import { isErrno } from '../../shared/failure.ts'
 import { type Entry, isFile, type Mode } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
 import { reach } from '../fault.ts'
-import { removeFiles } from './disk.ts'
 import type { Layout } from './layout.ts'
+import { removeFiles } from './remove.ts'
 
 // How objects go again. Only while no upload is under way for the app: it may be about to link what nobody links to yet.
 

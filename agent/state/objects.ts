@@ -17,9 +17,10 @@ import { dirname } from 'node:path'
 import { Failure, isErrno } from '../../shared/failure.ts'
 import { isFile, type Manifest, type Mode } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
-import { placeFile, removeIfEmpty } from './disk.ts'
+import { placeFile } from './disk.ts'
 import type { Layout } from './layout.ts'
 import { seal } from './object-check.ts'
+import { removeIfEmpty } from './remove.ts'
 import { nameOfTrouble } from './trouble.ts'
 
 // The contents of files, each stored once per app under its digest, root-owned and read-only, and hard-linked into
