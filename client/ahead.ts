@@ -1,4 +1,5 @@
 import { setImmediate as turn } from 'node:timers/promises'
+import { Failure } from '../shared/failure.ts'
 import type { AppName } from '../shared/names.ts'
 import type { KnownAnswer } from '../shared/wire.ts'
 import * as api from './api.ts'
@@ -8,12 +9,13 @@ import { type Context, connectTo, type Signing } from './context.ts'
 import { openPins } from './pins.ts'
 import { openReferences, type Reference } from './references.ts'
 
-// The first host of a push is asked what runs there before the files are looked at: it looks through its own meanwhile.
+// The first host of a push is asked what runs there before the files are looked at, so that it looks through its own
+// meanwhile. What it answers is not used: asked again afterwards it answers at once, and truly then.
 
-/** What is older may have changed since, and to ask again takes little beside that. */
-const FRESH_MS = 2_000
 /** The agent closes a connection on which nothing came for 120 s. */
-const CONNECTION_MS = 60_000
+const CONNECTION_MS = 100_000
+/** A host that could not be reached so long ago is tried anew: it may have been restarting. */
+const UNREACHABLE_MS = 2_000
 /** Until the question is on its way; then this process has no time for it. */
 const TURNS_TO_SEND = 4
 
@@ -23,10 +25,10 @@ export interface Known extends KnownAnswer {
 }
 
 export interface Ahead {
-  /** Gives the connection away: whoever takes it closes it. Undefined for another host, or when it is closed or soon will be. */
+  /** Gives the connection away: whoever takes it closes it. Undefined for another host, or when it is of no use any more. */
   take(host: Host): Promise<Connection> | undefined
-  /** What was answered on that connection, if it is fresh. */
-  known(connection: Connection): Promise<Known | undefined>
+  /** Whether it was asked on this connection. */
+  hasAsked(connection: Connection): boolean
   /** Does nothing once the connection was taken. */
   close(): void
 }
@@ -39,33 +41,47 @@ export async function askAhead(
   context: Context,
   { host, app, signing }: { host: Host; app: AppName; signing: Signing },
 ): Promise<Ahead | undefined> {
-  const isTrusted = (host.pin ?? openPins(context.surroundings.configDir).of(host.url)) !== undefined
-  if (!isTrusted) return undefined
+  if (!isTrusted(context, host)) return undefined
   const opening = connectTo(context, host, signing)
-  const opened = await opening.catch(() => undefined)
-  const askedAt = performance.now()
-  // A host that was busy then need not be now.
-  const asked = opened && askKnown(context, opened, app).catch(() => undefined)
+  const opened = await opening.catch((error: unknown) => error)
+  const connection = opened instanceof Error ? undefined : (opened as Connection)
+  const endedAt = performance.now()
+  if (connection !== undefined) askKnown(context, connection, { app, again: false }).catch(() => {})
   for (let left = TURNS_TO_SEND; left > 0; left--) await turn()
-  const age = () => performance.now() - askedAt
   let isTaken = false
+  const isUseful = () => {
+    const age = performance.now() - endedAt
+    if (connection !== undefined) return connection.isOpen && age < CONNECTION_MS
+    return !(opened instanceof Failure && opened.code === 'agent_unreachable' && age > UNREACHABLE_MS)
+  }
   return {
     take(other) {
-      if (other.url !== host.url || isTaken || age() > CONNECTION_MS || opened?.isOpen === false) return undefined
+      if (other.url !== host.url || isTaken || !isUseful()) return undefined
       isTaken = true
       return opening
     },
-    async known(connection) {
-      return connection === opened && age() < FRESH_MS ? asked : undefined
-    },
+    hasAsked: (other) => other === connection,
     close() {
-      if (!isTaken) opened?.close()
+      if (!isTaken) connection?.close()
     },
   }
 }
 
+/** Whatever is wrong with the list is told where the connection is opened. */
+function isTrusted({ surroundings }: Context, host: Host): boolean {
+  try {
+    return (host.pin ?? openPins(surroundings.configDir).of(host.url)) !== undefined
+  } catch {
+    return false
+  }
+}
+
 /** What runs there, and whether what was pushed from here last may be built on. */
-export async function askKnown(context: Context, connection: Connection, app: AppName): Promise<Known> {
+export async function askKnown(
+  context: Context,
+  connection: Connection,
+  { app, again }: { app: AppName; again: boolean },
+): Promise<Known> {
   const kept = openReferences(context.surroundings.cacheDir).of(connection.pin, app)
-  return { ...(await api.known(connection, app, { reference: kept?.digest })), kept }
+  return { ...(await api.known(connection, app, { reference: kept?.digest, again })), kept }
 }

@@ -36,7 +36,7 @@ export async function status(connection: Connection, app: AppName | undefined): 
 export async function known(
   connection: Connection,
   app: AppName,
-  asked: { reference: Sha256 | undefined },
+  asked: { reference: Sha256 | undefined; again: boolean },
 ): Promise<KnownAnswer> {
   const body = { text: JSON.stringify(asked), headers: JSON_TYPE }
   return (await json(connection, 'POST', paths.known(app), body)) as KnownAnswer

@@ -49,8 +49,8 @@ export async function deliver(context: Context, job: Delivery): Promise<Outcome>
   const { app, content } = prepared
   const { host, pin } = connection
   const references = openReferences(context.surroundings.cacheDir)
-  const ask = async () => (await ahead?.known(connection)) ?? askKnown(context, connection, app)
-  const known = content === undefined ? undefined : await ask()
+  const again = ahead?.hasAsked(connection) === true
+  const known = content === undefined ? undefined : await askKnown(context, connection, { app, again })
   if (known?.running && known.running.content === content && !force)
     return alreadyRunning(context, job, known.running.release)
   const since = known?.kept && changesSince(known.kept, prepared.source.entries)

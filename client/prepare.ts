@@ -38,7 +38,7 @@ export type Planned = Pick<Prepared, 'app' | 'signing'> & { project: Project }
 
 /**
  * Build, walk and hash; or take what was packed and signed before. Close the source when done. `meanwhile`: with a
- * directory, done after the build and before anything else; what it begins goes on while the files are looked at.
+ * directory, done between the build and the walk; what it begins goes on while the files are looked at.
  */
 export async function prepare(
   context: Context,

@@ -8,7 +8,10 @@ import type { ReleaseId, Sha256 } from './names.ts'
  */
 export const DIRECT = { bytes: 1024 * 1024, objects: 1_000 } as const
 
-/** Answer of `known`: `{"reference"?}`, a digest, goes up, this comes back. */
+/**
+ * Answer of `known`: `{"reference"?, "again"?}` goes up, a digest and whether the same push has asked just before, this
+ * comes back.
+ */
 export interface KnownAnswer {
   /** The release that runs as it was wanted, and is whole; to push the same content there is nothing to sign or to send. */
   running: { release: ReleaseId; content: Sha256 } | null

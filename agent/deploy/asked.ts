@@ -1,51 +1,82 @@
 import type { Signed } from '../../shared/manifest.ts'
-import type { AppName } from '../../shared/names.ts'
+import type { AppName, Sha256 } from '../../shared/names.ts'
 import type { Release } from '../state/release-store.ts'
 import type { Survey } from '../state/store-survey.ts'
 import type { Operations } from './operations.ts'
 
 /** A push follows its question at once; one that does not come must not hold 20 MB of a big manifest for long. */
 const KEPT_MS = 30_000
-/** What runs was whole so long ago at the most: the push comes as soon as the client has looked at its files, or asks again. */
+/** What runs was whole so long ago at the most: longer than a client looks at 25,000 files, and soon over. */
 const WHOLE_MS = 3_000
 
 export interface Answered {
   /** What was asked about, and what the store has of it. */
-  asked?: { signed: Signed; survey: Survey }
-  /** What runs, and the paths of all objects it is made of, each of them whole. */
-  running?: { release: Release; whole: ReadonlySet<string> } | undefined
+  asked?: { signed: Signed; survey: Survey } | undefined
+  running?: Running | undefined
+}
+
+/** What runs. */
+export interface Running {
+  release: Release
+  content: Sha256
+  /** Paths of all objects that it is made of, each of them whole. Undefined when that was seen too long ago. */
+  whole: ReadonlySet<string> | undefined
 }
 
 export type Asked = ReturnType<typeof createAsked>
 
+/** When something was looked up, by the clock and by what can make it untrue. */
+export interface Moment {
+  at: number
+  begun: number
+  voided: number
+}
+
 /**
  * What was read and looked up for the questions before a push, so that the next one and the push need not do it again.
- * One per app, and good only while nothing was begun for the app in between.
+ * One per app, and good only while nothing was begun for the app in between, and nothing of it was found damaged.
  */
 export function createAsked(operations: Operations) {
-  const kept = new Map<AppName, { answered: Answered; begun: number; timer: NodeJS.Timeout }>()
+  const kept = new Map<AppName, { answered: Answered; moment: Moment; timer: NodeJS.Timeout }>()
+  const voided = new Map<AppName, number>()
+  const now = (app: AppName): Moment => ({
+    at: performance.now(),
+    begun: operations.begun(app),
+    voided: voided.get(app) ?? 0,
+  })
   const forget = (app: AppName) => {
     clearTimeout(kept.get(app)?.timer)
     kept.delete(app)
   }
+  const look = (app: AppName, begunSince: number): Answered | undefined => {
+    const known = kept.get(app)
+    const moment = now(app)
+    if (known === undefined || known.moment.voided !== moment.voided) return undefined
+    if (known.moment.begun + begunSince !== moment.begun) return undefined
+    const { asked, running } = known.answered
+    const isFresh = moment.at - known.moment.at < WHOLE_MS
+    return { asked, running: running && { ...running, whole: isFresh ? running.whole : undefined } }
+  }
   return {
-    forget,
-    /** `begun`: of the app's operations, when none was under way and the looking up began. */
-    keep(app: AppName, answered: Answered, begun: number): void {
+    /** To be taken before anything is looked up, while no operation is under way. */
+    now,
+    keep(app: AppName, answered: Answered, moment: Moment): void {
       forget(app)
-      const timer = setTimeout(() => kept.delete(app), answered.asked ? KEPT_MS : WHOLE_MS).unref()
-      kept.set(app, { answered, begun, timer })
+      const timer = setTimeout(() => kept.delete(app), KEPT_MS).unref()
+      kept.set(app, { answered, moment, timer })
+    },
+    /** Something of the app is not what it was. */
+    void(app: AppName): void {
+      voided.set(app, (voided.get(app) ?? 0) + 1)
+      forget(app)
     },
     /** For the next question. */
-    look(app: AppName): Answered | undefined {
-      const known = kept.get(app)
-      return known?.begun === operations.begun(app) ? known.answered : undefined
-    },
+    look: (app: AppName) => look(app, 0),
     /** For the push that has just begun. */
     take(app: AppName): Answered | undefined {
-      const known = kept.get(app)
+      const answered = look(app, 1)
       forget(app)
-      return known !== undefined && known.begun + 1 === operations.begun(app) ? known.answered : undefined
+      return answered
     },
   }
 }

@@ -14,7 +14,7 @@ import { NO_WAY_BACK } from './retention.ts'
 /** More of a long list tells nobody more. */
 const PATHS_TOLD = 3
 
-type Parts = Pick<Agent, 'layout' | 'ledger' | 'log' | 'tell'>
+type Parts = Pick<Agent, 'layout' | 'ledger' | 'log' | 'tell' | 'asked'>
 
 /**
  * What of a release is in the store. What was damaged there is set aside, so that it counts as missing, and told.
@@ -28,7 +28,8 @@ export async function surveyOf(agent: Parts, manifest: Manifest, whole?: Readonl
 
 /** Marks the releases that have one of these contents, as it was found: damaged. */
 export function markDamaged(agent: Parts, app: AppName, digests: readonly Sha256[]): void {
-  const { layout, log } = agent
+  const { layout, log, asked } = agent
+  asked.void(app)
   log.error({ app, digests }, 'contents were damaged on the disk, and are not used any more')
   const wanted = new Set(digests)
   for (const id of releasesOn(layout, app)) {

@@ -59,9 +59,7 @@ export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<Bu
     refuseNamesake(agent.layout, proved.signed)
     refuseLaunchers(proved.signed.manifest)
     const { missing, lacking } =
-      asked?.signed === proved.signed
-        ? asked.survey
-        : await surveyOf(agent, proved.signed.manifest, asked === undefined ? running?.whole : undefined)
+      asked?.signed === proved.signed ? asked.survey : await surveyOf(agent, proved.signed.manifest, running?.whole)
     const takes = await checkRoom(agent, proved, lacking)
     await storeObjects(agent.layout, proved, { first, rest: bundle }, { missing, spend: watchRoom(agent, app) })
     return { ...proved, takes, running: running?.release }

@@ -70,8 +70,7 @@ export async function awaitHealthy(
     }
     if (facts.state === 'running') {
       if (upSince?.since !== facts.since) upSince = { since: facts.since, at: Date.now() }
-      const no =
-        door === 'shared' ? undefined : await door({ health: spec.health, patienceMs: patienceUntil(deadline) })
+      const no = door === 'shared' ? undefined : await door({ health: spec.health, deadline })
       const settled = Date.now() - (upSince?.at ?? 0) >= settleMs
       if (no === undefined && (answers || settled)) return
       why = no ?? `it was up for less than ${settleMs / 1000} s`
@@ -107,10 +106,10 @@ export async function refuseTakenPort(init: InitSystem, unit: Gated, { port }: S
   }
 }
 
-/** One question to an instance, which may take `patienceMs` to answer. */
+/** A question to an instance. `deadline`: of the whole gate, by Date.now(). */
 interface Asking {
   health: ServiceSpec['health']
-  patienceMs: number
+  deadline: number
 }
 
 /** Asks the new instance, and says why it is not healthy, or undefined when it is. */
@@ -138,7 +137,9 @@ async function askPrivately(
 ): Promise<string | undefined> {
   const { probe, control } = init.privateSockets(unit)
   try {
-    const { listening } = JSON.parse(await order(control, 'status', asking.patienceMs)) as { listening?: boolean }
+    const { listening } = JSON.parse(await order(control, 'status', patienceUntil(asking.deadline))) as {
+      listening?: boolean
+    }
     if (listening !== true) return nobodyListens(port)
   } catch (error) {
     return `its control socket: ${reasonOf(error)}`
@@ -185,8 +186,9 @@ function probePort(host: string, port: number): Promise<string | undefined> {
 
 function probePath(
   where: { host: string; port: number } | { socketPath: string },
-  { health, patienceMs }: Asking,
+  { health, deadline }: Asking,
 ): Promise<string | undefined> {
+  const patienceMs = patienceUntil(deadline)
   const late = AbortSignal.timeout(patienceMs)
   return new Promise((resolve) => {
     // No agent, so no idle keep-alive connection that the app would have to wait for when it stops.

@@ -6,6 +6,7 @@ import { contentOfText } from '../../shared/manifest.ts'
 import { type AppName, isSha256, type Sha256 } from '../../shared/names.ts'
 import type { KnownAnswer } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
+import type { Moment } from '../deploy/asked.ts'
 import { surveyOf } from '../deploy/damage.ts'
 import { runningAsWanted } from '../deploy/deploy.ts'
 import { busyFailure } from '../deploy/operations.ts'
@@ -13,7 +14,7 @@ import { roomForLittle } from '../deploy/room.ts'
 import { intactRelease, readReleaseBytes, releaseTextOf } from '../state/release-store.ts'
 import { parseJson, smallBody } from './body.ts'
 
-/** A digest, its name, and room to spare. */
+/** A digest, two names, and room to spare. */
 const MAX_BODY_BYTES = 4096
 
 const digest = v.custom<Sha256>(isSha256)
@@ -21,33 +22,39 @@ const digest = v.custom<Sha256>(isSha256)
 const askedSchema = v.pipe(
   v.unknown(),
   v.check((value) => !Array.isArray(value)),
-  v.strictObject({ reference: v.optional(digest) }),
+  v.strictObject({ reference: v.optional(digest), again: v.optional(v.boolean()) }),
 )
 
 /** Before the files are looked at: what runs already, and whether a bundle may be written on this reference. */
 export async function known(agent: Agent, app: AppName, c: Context): Promise<Response> {
   const parsed = v.safeParse(askedSchema, parseJson(await smallBody(c, MAX_BODY_BYTES)))
   if (!parsed.success) {
-    throw new Failure('request_refused', `ask about ${app}: the body is not {"reference"?: "…"}`)
+    throw new Failure('request_refused', `ask about ${app}: the body is not {"reference"?: "…", "again"?: true}`)
   }
   const busy = agent.operations.of(app)
   if (busy) throw busyFailure(busy)
-  const begun = agent.operations.begun(app)
-  const { reference } = parsed.output
+  const moment = agent.asked.now(app)
+  const { reference, again } = parsed.output
   const text = reference && releaseTextOf(agent.layout, app, reference)
   // To read a big release.json takes a while, and then it is read once more.
   await breathe()
   const answer: KnownAnswer = {
-    running: await runningWhole(agent, app, begun),
+    running: (again ? wholeBefore(agent, app) : undefined) ?? (await runningWhole(agent, app, moment)),
     reference: text !== undefined,
     roomBytes: text === undefined ? 0 : await roomForLittle(agent, text.length),
   }
   return c.json(answer)
 }
 
+/** What this push has just been told, where that is still so. */
+function wholeBefore(agent: Agent, app: AppName): KnownAnswer['running'] | undefined {
+  const running = agent.asked.look(app)?.running
+  if (running?.whole === undefined || running.release.id !== runningAsWanted(agent, app)) return undefined
+  return { release: running.release.id, content: running.content }
+}
+
 /** What runs and lacks something, or has something damaged, is not what was pushed. */
-async function runningWhole(agent: Agent, app: AppName, begun: number): Promise<KnownAnswer['running']> {
-  agent.asked.forget(app)
+async function runningWhole(agent: Agent, app: AppName, moment: Moment): Promise<KnownAnswer['running']> {
   const id = runningAsWanted(agent, app)
   const release = id && intactRelease(agent.layout, app, id)
   if (!release) return null
@@ -55,6 +62,6 @@ async function runningWhole(agent: Agent, app: AppName, begun: number): Promise<
   await breathe()
   const { missing, whole } = await surveyOf(agent, release.manifest)
   if (missing.length > 0) return null
-  agent.asked.keep(app, { running: { release, whole } }, begun)
+  agent.asked.keep(app, { running: { release, content, whole } }, moment)
   return { release: id, content }
 }

@@ -29,7 +29,7 @@ export async function missing(agent: Agent, app: AppName, c: Context): Promise<R
     if (!first.done) throw new Failure('bundle_malformed', `ask what ${app} lacks: objects came along`)
     const busy = agent.operations.of(app)
     if (busy) throw busyFailure(busy)
-    const begun = agent.operations.begun(app)
+    const moment = agent.asked.now(app)
     const { manifest, id } = proved.signed
     const before = agent.asked.look(app)?.running
     const survey = await surveyOf(agent, manifest, before?.whole)
@@ -38,7 +38,11 @@ export async function missing(agent: Agent, app: AppName, c: Context): Promise<R
     const running = missing.length === 0 ? alreadyRunning(agent, app, contentOfText(proved.signed.text)) : null
     // It is here in full: pushed again with --force it takes next to nothing, and that is checked then.
     if (running === null) await checkRoom(agent, proved, lacking)
-    agent.asked.keep(app, { asked: { signed: proved.signed, survey }, running: before }, begun)
+    agent.asked.keep(
+      app,
+      { asked: { signed: proved.signed, survey }, running: before && { ...before, whole: undefined } },
+      moment,
+    )
     const bases = c.req.query('bases') === '1' ? await basesFor(agent, manifest, missing) : []
     const answer: MissingAnswer = {
       release: id,

@@ -23,7 +23,7 @@ const BUSY_LOAD = 1
 /** How often to look whether it is quiet again. */
 const QUIET_POLL_MS = 5_000
 
-export type Scrubbed = Pick<Agent, 'layout' | 'ledger' | 'log' | 'tell' | 'operations'>
+export type Scrubbed = Pick<Agent, 'layout' | 'ledger' | 'log' | 'tell' | 'operations' | 'asked'>
 
 export interface Pace {
   everyMs: number

@@ -22,6 +22,7 @@ export async function push(context: Context, path: string | undefined, options: 
   const maxGapMs = options.maxGap === undefined ? undefined : gapOf(options.maxGap)
   let ahead: Ahead | undefined
   const prepared = await prepare(context, path, async ({ project, app, signing }) => {
+    refuseOther(context, app)
     const [host] = targetHosts(context, project, 'change')
     ahead = host && (await askAhead(context, { host, app, signing }))
   }).catch((error: unknown) => {
@@ -30,9 +31,7 @@ export async function push(context: Context, path: string | undefined, options: 
   })
   try {
     const { app, project, signing } = prepared
-    if (context.options.app !== undefined && context.options.app !== app) {
-      throw new Failure('usage', `push --app ${context.options.app}: this release is of the app ${app}`)
-    }
+    refuseOther(context, app)
     if (project && project.app !== app && !context.options.host?.length) {
       throw new Failure('usage', `push ${path}: it is of the app ${app}, and tarmac.toml here of ${project.app}`, {
         hint: 'say where it goes: --host https://…',
@@ -54,6 +53,11 @@ export async function push(context: Context, path: string | undefined, options: 
     ahead?.close()
     prepared.source.close()
   }
+}
+
+function refuseOther({ options }: Context, app: AppName): void {
+  if (options.app === undefined || options.app === app) return
+  throw new Failure('usage', `push --app ${options.app}: this release is of the app ${app}`)
 }
 
 function doneWords({ release, previous, code }: Outcome, app: AppName, ms: number): string {

@@ -13,6 +13,7 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino } from 'pino'
+import { createAsked } from '../../agent/deploy/asked.ts'
 import { assemble } from '../../agent/deploy/assemble.ts'
 import { createOperations } from '../../agent/deploy/operations.ts'
 import { layoutAt } from '../../agent/state/layout.ts'
@@ -53,12 +54,14 @@ async function storeOf(t: TestContext) {
   await assemble(layout, { signed: { manifest, text, id }, signatures: [] })
   ledger.setState(APP, id, 'healthy')
   const told: News[] = []
+  const operations = createOperations()
   const agent: Scrubbed = {
     layout,
     ledger,
     log: pino({ level: 'silent' }),
     tell: (news) => void told.push(news),
-    operations: createOperations(),
+    operations,
+    asked: createAsked(operations),
   }
   const stateOf = () => ledger.releases(APP)[0]?.state
   return { agent, objects, orphan: await store('an orphan'), told, id, layout, stateOf }

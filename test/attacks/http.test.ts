@@ -328,6 +328,8 @@ test('names and numbers in a request are what they should be, or refused', async
     [`{"reference":"${digest.toUpperCase()}"}`, 400, 'request_refused'],
     ['{"reference":"../release.json"}', 400, 'request_refused'],
     [`{"reference":["${digest}"]}`, 400, 'request_refused'],
+    [`{"reference":"${digest}","again":true}`, 200, undefined],
+    ['{"again":"yes"}', 400, 'request_refused'],
     [`{"reference":"${digest}","more":1}`, 400, 'request_refused'],
     [`{"content":"${digest}"}`, 400, 'request_refused'],
     ['[]', 400, 'request_refused'],

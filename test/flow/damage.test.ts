@@ -88,6 +88,20 @@ test('a push of what runs is no "already running" when that is damaged: what is 
   assert.equal(await world.get(), '1')
 })
 
+test('nor is it for a bundle, however shortly before all was whole', async (t) => {
+  const world = await makeWorld(t)
+  const first = await push(world, '1')
+  const file = join(world.dir, 'shop.tarmac')
+  assert.equal((await world.tarmac('pack', '-o', file)).exit, 0)
+  assert.equal(await pushed(world), first, 'it runs already')
+  assert.match((await world.tarmac('push', file)).stdout, /already running/)
+  await sleep(3_100)
+  damage(world, first)
+  const again = await world.tarmac('push', file)
+  assert.deepEqual([again.exit, (await statesOf(world))[first]], [0, 'healthy'], again.stderr)
+  assert.match(again.stderr, /1 of its contents were damaged/)
+})
+
 test('a crash loop is not led back to a release that is damaged on the disk', async (t) => {
   const world = await makeWorld(t)
   const [first, second] = [await push(world, '1'), await push(world, '2')]
