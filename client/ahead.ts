@@ -1,5 +1,4 @@
 import { setImmediate as turn } from 'node:timers/promises'
-import { Failure } from '../shared/failure.ts'
 import type { AppName } from '../shared/names.ts'
 import type { KnownAnswer } from '../shared/wire.ts'
 import * as api from './api.ts'
@@ -14,10 +13,12 @@ import { openReferences, type Reference } from './references.ts'
 
 /** The agent closes a connection on which nothing came for 120 s. */
 const CONNECTION_MS = 100_000
-/** A host that could not be reached so long ago is tried anew: it may have been restarting. */
+/** What could not be opened so long ago is tried anew: the agent may have been restarting. */
 const UNREACHABLE_MS = 2_000
 /** Until the question is on its way; then this process has no time for it. */
 const TURNS_TO_SEND = 4
+/** Until it is known that the agent has closed the connection, while this process had no time for it. */
+const TURNS_TO_HEAR = 2
 
 /** What a host says of an app, and what was pushed to it last from here. */
 export interface Known extends KnownAnswer {
@@ -25,8 +26,11 @@ export interface Known extends KnownAnswer {
 }
 
 export interface Ahead {
-  /** Gives the connection away: whoever takes it closes it. Undefined for another host, or when it is of no use any more. */
-  take(host: Host): Promise<Connection> | undefined
+  /**
+   * Gives the connection away: whoever takes it closes it. Undefined for another host, or when it is of no use any more.
+   * Throws why it could not be opened.
+   */
+  take(host: Host): Promise<Connection | undefined>
   /** Whether it was asked on this connection. */
   hasAsked(connection: Connection): boolean
   /** Does nothing once the connection was taken. */
@@ -43,28 +47,31 @@ export async function askAhead(
 ): Promise<Ahead | undefined> {
   if (!isTrusted(context, host)) return undefined
   const opening = connectTo(context, host, signing)
-  const opened = await opening.catch((error: unknown) => error)
-  const connection = opened instanceof Error ? undefined : (opened as Connection)
+  const connection = await opening.catch(() => undefined)
   const endedAt = performance.now()
-  if (connection !== undefined) askKnown(context, connection, { app, again: false }).catch(() => {})
-  for (let left = TURNS_TO_SEND; left > 0; left--) await turn()
+  const asked = connection && askKnown(context, connection, { app, again: false }).catch(() => {})
+  await turns(TURNS_TO_SEND)
   let isTaken = false
-  const isUseful = () => {
-    const age = performance.now() - endedAt
-    if (connection !== undefined) return connection.isOpen && age < CONNECTION_MS
-    return !(opened instanceof Failure && opened.code === 'agent_unreachable' && age > UNREACHABLE_MS)
-  }
   return {
-    take(other) {
-      if (other.url !== host.url || isTaken || !isUseful()) return undefined
+    async take(other) {
+      if (other.url !== host.url || isTaken) return undefined
+      const age = performance.now() - endedAt
+      if (connection === undefined) return age < UNREACHABLE_MS ? opening : undefined
+      await asked
+      await turns(TURNS_TO_HEAR)
+      if (age > CONNECTION_MS || !connection.isOpen) return undefined
       isTaken = true
-      return opening
+      return connection
     },
     hasAsked: (other) => other === connection,
     close() {
       if (!isTaken) connection?.close()
     },
   }
+}
+
+async function turns(count: number): Promise<void> {
+  for (let left = count; left > 0; left--) await turn()
 }
 
 /** Whatever is wrong with the list is told where the connection is opened. */

@@ -121,9 +121,9 @@ export async function withConnection<T>(
   host: Host,
   signing: Signing,
   work: (connection: Connection) => Promise<T>,
-  opening: Promise<Connection> = connectTo(context, host, signing),
+  opened?: Promise<Connection | undefined>,
 ): Promise<T> {
-  const connection = await opening
+  const connection = (await opened) ?? (await connectTo(context, host, signing))
   try {
     return await work(connection)
   } finally {
