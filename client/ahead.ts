@@ -1,4 +1,5 @@
 import { setImmediate as turn } from 'node:timers/promises'
+import { Failure } from '../shared/failure.ts'
 import type { AppName } from '../shared/names.ts'
 import type { KnownAnswer } from '../shared/wire.ts'
 import * as api from './api.ts'
@@ -9,11 +10,11 @@ import { openPins } from './pins.ts'
 import { openReferences, type Reference } from './references.ts'
 
 // The first host of a push is asked what runs there before the files are looked at, so that it looks through its own
-// meanwhile. What it answers is not used: asked again afterwards it answers at once, and truly then.
+// meanwhile. Its answer is passed over: asked again afterwards, it answers at once, and what is true then.
 
 /** The agent closes a connection on which nothing came for 120 s. */
 const CONNECTION_MS = 100_000
-/** What could not be opened so long ago is tried anew: the agent may have been restarting. */
+/** An agent that was not there so long ago is tried anew: it may have been restarting. */
 const UNREACHABLE_MS = 2_000
 /** Until the question is on its way; then this process has no time for it. */
 const TURNS_TO_SEND = 4
@@ -47,7 +48,10 @@ export async function askAhead(
 ): Promise<Ahead | undefined> {
   if (!isTrusted(context, host)) return undefined
   const opening = connectTo(context, host, signing)
-  const connection = await opening.catch(() => undefined)
+  let failure: unknown
+  const connection = await opening.catch((error: unknown) => {
+    failure = error
+  })
   const endedAt = performance.now()
   const asked = connection && askKnown(context, connection, { app, again: false }).catch(() => {})
   await turns(TURNS_TO_SEND)
@@ -56,7 +60,9 @@ export async function askAhead(
     async take(other) {
       if (other.url !== host.url || isTaken) return undefined
       const age = performance.now() - endedAt
-      if (connection === undefined) return age < UNREACHABLE_MS ? opening : undefined
+      // One that said no would say it again, and a person would be asked again.
+      const mayBeBack = failure instanceof Failure && failure.code === 'agent_unreachable' && age > UNREACHABLE_MS
+      if (!connection) return mayBeBack ? undefined : opening
       await asked
       await turns(TURNS_TO_HEAR)
       if (age > CONNECTION_MS || !connection.isOpen) return undefined

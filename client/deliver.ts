@@ -7,7 +7,7 @@ import { objectsOf } from '../shared/manifest.ts'
 import type { ReleaseId, Sha256 } from '../shared/names.ts'
 import { addedBytes, type Recipe } from '../shared/recipe.ts'
 import { type BasisAnswer, DIRECT } from '../shared/wire.ts'
-import { type Ahead, askKnown } from './ahead.ts'
+import { type Ahead, askKnown, type Known } from './ahead.ts'
 import * as api from './api.ts'
 import { basesIn, changesSince, chunkTexts, type Since } from './changes-since.ts'
 import type { Connection } from './connection.ts'
@@ -50,7 +50,16 @@ export async function deliver(context: Context, job: Delivery): Promise<Outcome>
   const { host, pin } = connection
   const references = openReferences(context.surroundings.cacheDir)
   const again = ahead?.hasAsked(connection) === true
-  const known = content === undefined ? undefined : await askKnown(context, connection, { app, again })
+  let known: Known | undefined
+  try {
+    if (content !== undefined) known = await askKnown(context, connection, { app, again })
+  } catch (error) {
+    if (!again || !(error instanceof Failure && error.code === 'connection_lost')) throw error
+    // It was lost while the files were looked at, and nothing was begun on it.
+    return withConnection(context, host, prepared.signing, (other) =>
+      deliver(context, { ...job, connection: other, ahead: undefined }),
+    )
+  }
   if (known?.running && known.running.content === content && !force)
     return alreadyRunning(context, job, known.running.release)
   const since = known?.kept && changesSince(known.kept, prepared.source.entries)

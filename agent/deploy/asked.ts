@@ -65,7 +65,7 @@ export function createAsked(operations: Operations) {
       const timer = setTimeout(() => kept.delete(app), KEPT_MS).unref()
       kept.set(app, { answered, moment, timer })
     },
-    /** Something of the app is not what it was. */
+    /** Something of the app is not what it was, or is looked at anew. */
     void(app: AppName): void {
       voided.set(app, (voided.get(app) ?? 0) + 1)
       forget(app)

@@ -16,9 +16,14 @@ export function order(
   patienceMs: number = ANSWER_TIMEOUT_MS,
 ): Promise<string> {
   return new Promise((resolve, reject) => {
-    const socket = connect({ path, timeout: patienceMs })
+    const socket = connect({ path })
+    const late = setTimeout(
+      () => end(new Error(`no answer to ${word} within ${(patienceMs / 1000).toFixed(1)} s`)),
+      patienceMs,
+    )
     let answer = ''
     const end = (error: Error | undefined) => {
+      clearTimeout(late)
       socket.destroy()
       if (error !== undefined) return reject(error)
       if (word === 'activate') reach('control.activated')
@@ -30,7 +35,6 @@ export function order(
       answer += text
       if (answer.includes('\n') || answer.length > MAX_ANSWER_CHARS) end(undefined)
     })
-    socket.once('timeout', () => end(new Error(`no answer to ${word} within ${(patienceMs / 1000).toFixed(1)} s`)))
     socket.once('error', end)
     socket.once('close', () => end(new Error(`closed before it answered ${word}`)))
   })

@@ -81,7 +81,7 @@ export async function awaitHealthy(
     if (Date.now() >= deadline) {
       throw new NotHealthy(unit, facts, `not healthy within ${spec.health.timeoutMs / 1000} s: ${why}`)
     }
-    await sleep(Math.min(pauseMs, spec.health.intervalMs))
+    await sleep(Math.min(pauseMs, spec.health.intervalMs, Math.max(0, deadline - Date.now())))
     pauseMs *= 2
   }
 }
@@ -124,7 +124,8 @@ function doorOf(init: InitSystem, unit: Gated, { port }: ServiceSpec, { beside }
   if (handover?.style === 'preload') return (asking) => askPrivately(init, unit, { port: handover.port, asking })
   if (handover?.rehearsalPort !== undefined) {
     const { rehearsalPort } = handover
-    return (asking) => (asking.health.path === undefined ? askAccepts(rehearsalPort) : askPublic(rehearsalPort, asking))
+    return (asking) =>
+      asking.health.path === undefined ? askAccepts(rehearsalPort, asking) : askPublic(rehearsalPort, asking)
   }
   if (handover !== undefined && beside) return 'shared'
   return async (asking) => (port === undefined ? undefined : askPublic(port, asking))
@@ -149,7 +150,10 @@ async function askPrivately(
 
 async function askPublic(port: number, asking: Asking): Promise<string | undefined> {
   for (const host of LOOPBACKS) {
-    const no = asking.health.path === undefined ? await probePort(host, port) : await probePath({ host, port }, asking)
+    const no =
+      asking.health.path === undefined
+        ? await probePort(host, port, patienceUntil(asking.deadline))
+        : await probePath({ host, port }, asking)
     // Only "nobody listens there" asks the other loopback address: any other answer is the app's own.
     if (no === undefined || !no.includes('ECONNREFUSED')) return no
   }
@@ -157,8 +161,8 @@ async function askPublic(port: number, asking: Asking): Promise<string | undefin
 }
 
 /** A socket that init opened takes connections by itself: whether the app accepts them its queue tells. */
-async function askAccepts(port: number): Promise<string | undefined> {
-  const no = await probePort(LOOPBACKS[0], port)
+async function askAccepts(port: number, { deadline }: Asking): Promise<string | undefined> {
+  const no = await probePort(LOOPBACKS[0], port, patienceUntil(deadline))
   if (no !== undefined) return no
   const waiting = await connectionsWaiting(port)
   return waiting === undefined || waiting === 0
@@ -171,15 +175,15 @@ function nobodyListens(port: number): string {
   return `nothing listens on port ${port}; does it listen on the port in PORT?`
 }
 
-function probePort(host: string, port: number): Promise<string | undefined> {
+function probePort(host: string, port: number, patienceMs: number = PROBE_TIMEOUT_MS): Promise<string | undefined> {
   return new Promise((resolve) => {
-    const socket = connect({ host, port, timeout: PROBE_TIMEOUT_MS })
+    const socket = connect({ host, port, timeout: patienceMs })
     const end = (no: string | undefined) => {
       socket.destroy()
       resolve(no)
     }
     socket.once('connect', () => end(undefined))
-    socket.once('timeout', () => end(`port ${port} did not answer within ${PROBE_TIMEOUT_MS / 1000} s`))
+    socket.once('timeout', () => end(`port ${port} did not answer within ${(patienceMs / 1000).toFixed(1)} s`))
     socket.once('error', (error) => end(`port ${port}: ${error.message}`))
   })
 }

@@ -33,8 +33,9 @@ export async function known(agent: Agent, app: AppName, c: Context): Promise<Res
   }
   const busy = agent.operations.of(app)
   if (busy) throw busyFailure(busy)
-  const moment = agent.asked.now(app)
   const { reference, again } = parsed.output
+  if (!again) agent.asked.void(app)
+  const moment = agent.asked.now(app)
   const text = reference && releaseTextOf(agent.layout, app, reference)
   // To read a big release.json takes a while, and then it is read once more.
   await breathe()

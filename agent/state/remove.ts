@@ -1,4 +1,4 @@
-import { type Dirent, lstatSync, readdirSync, rmdirSync } from 'node:fs'
+import { type Dirent, existsSync, lstatSync, readdirSync, readFileSync, realpathSync, rmdirSync } from 'node:fs'
 import { readdir, rm, rmdir, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setImmediate as breathe } from 'node:timers/promises'
@@ -11,6 +11,8 @@ import { DISK_TIMEOUT_MS } from './disk.ts'
 
 /** Node has four threads for all that waits for the disk: two are left to those who ask something. */
 const REMOVERS = 2
+/** Of this process's own view, which may have mounts of its own. */
+const MOUNTS = '/proc/self/mountinfo'
 /** A few ms of listing. */
 const DIRS_PER_TURN = 100
 
@@ -32,18 +34,18 @@ export async function removeTree(path: string): Promise<void> {
  */
 export async function removeBigTree(path: string): Promise<void> {
   // What it could not remove says why when it is tried here.
-  await run(['rm', '-rf', '--one-file-system', '--', path], { timeoutMs: DISK_TIMEOUT_MS }).catch(() => {})
+  if (mountsBelow(path).size === 0) await run(['rm', '-rf', '--', path], { timeoutMs: DISK_TIMEOUT_MS }).catch(() => {})
   await removeTree(path)
 }
 
 async function removeDirectory(path: string): Promise<void> {
   const dirs = [path]
   const files: string[] = []
-  const device = lstatSync(path).dev
+  const mounts = mountsBelow(path)
   let seen = 0
   // Grows while it is walked: each directory before those below it.
   for (const dir of dirs) {
-    if (lstatSync(dir, { throwIfNoEntry: false })?.dev !== device) continue
+    if (mounts.has(dir)) continue
     for (const entry of entriesIn(dir)) {
       const at = join(dir, entry.name)
       if (entry.isDirectory()) dirs.push(at)
@@ -53,6 +55,32 @@ async function removeDirectory(path: string): Promise<void> {
   }
   await removeFiles(files)
   for (const dir of dirs.reverse()) await rmdir(dir).catch(unlessGone)
+}
+
+/**
+ * What is mounted in this directory, as paths that begin as it does. Of proc_pid_mountinfo(5), whose fifth field is where;
+ * by its device alone a directory of the same file system, bound there, is not told from one that was made there.
+ */
+function mountsBelow(path: string): Set<string> {
+  const real = existsSync(path) ? realpathSync(path) : path
+  const points = linesOf(MOUNTS).map((line) => unescaped(line.split(' ')[4] ?? ''))
+  const below = points.filter((point) => point.startsWith(`${real}/`))
+  return new Set(below.map((point) => path + point.slice(real.length)))
+}
+
+/** None on a system that has no such file. */
+function linesOf(file: string): string[] {
+  try {
+    return readFileSync(file, 'utf8').split('\n')
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return []
+    throw error
+  }
+}
+
+/** Space, tab, line feed and backslash are written as three octal digits of a byte. */
+function unescaped(text: string): string {
+  return text.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)))
 }
 
 function entriesIn(dir: string): Dirent[] {

@@ -81,9 +81,12 @@ async function scrubShard(agent: Scrubbed, { app, shard, pace, signal }: Part): 
 }
 
 async function scrub(agent: Scrubbed, app: AppName, object: StoredObject, paced: () => Promise<void>): Promise<void> {
-  const { layout, operations } = agent
+  const { layout, operations, asked } = agent
   // Not awaiting anything between the two: an upload that begins may count on it.
-  if (operations.of(app) === undefined && removeIfOrphan(object.path)) return tidyRefused(layout, app)
+  if (operations.of(app) === undefined && removeIfOrphan(object.path)) {
+    asked.void(app)
+    return tidyRefused(layout, app)
+  }
   if (await isRight(object.path, object, paced)) return
   quarantine(layout, app, object)
   markDamaged(agent, app, [object.sha256])

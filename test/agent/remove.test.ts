@@ -26,16 +26,24 @@ for (const remove of [removeTree, removeBigTree]) {
     skip: process.getuid?.() === 0 ? false : 'to mount takes root',
   }, async (t) => {
     const dir = tree(t)
-    const at = join(dir, 'tree/a/b')
-    execFileSync('mount', ['-t', 'tmpfs', 'tmpfs', at])
-    try {
-      writeFileSync(join(at, 'theirs'), 'kept')
-      await assert.rejects(remove(join(dir, 'tree')), { code: 'EBUSY', path: at })
-      assert.deepEqual([existsSync(join(at, 'theirs')), existsSync(join(dir, 'tree/c/file'))], [true, false])
-    } finally {
-      execFileSync('umount', [at])
+    for (const mount of [
+      ['-t', 'tmpfs', 'tmpfs'],
+      ['--bind', join(dir, 'mine')],
+    ]) {
+      const at = join(dir, 'tree/with a space')
+      mkdirSync(join(dir, 'tree/c'), { recursive: true })
+      writeFileSync(join(dir, 'tree/c/file'), 'goes')
+      mkdirSync(at)
+      execFileSync('mount', [...mount, at])
+      try {
+        writeFileSync(join(at, 'theirs'), 'kept')
+        await assert.rejects(remove(join(dir, 'tree')), { code: 'EBUSY', path: at })
+        assert.deepEqual([existsSync(join(at, 'theirs')), existsSync(join(dir, 'tree/c/file'))], [true, false])
+      } finally {
+        execFileSync('umount', [at])
+      }
+      await remove(join(dir, 'tree'))
+      assert.deepEqual([existsSync(join(dir, 'tree')), existsSync(join(dir, 'mine/file'))], [false, true])
     }
-    await remove(join(dir, 'tree'))
-    assert.equal(existsSync(join(dir, 'tree')), false)
   })
 }
