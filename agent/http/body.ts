@@ -1,5 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import type { Context } from 'hono'
+import * as v from 'valibot'
 import { Failure } from '../../shared/failure.ts'
 
 /** The whole of it, read by hand: Hono's own readers would hold whatever is sent. Throws `limit_exceeded`. */
@@ -17,6 +18,14 @@ export async function smallBody(c: Context, maxBytes: number): Promise<string> {
   }
   return Buffer.concat(chunks).toString()
 }
+
+/** An object of these keys and no others. valibot takes an array for an object without keys: a `[]` would ask for the default. */
+export const bodySchema = <T extends v.ObjectEntries>(entries: T) =>
+  v.pipe(
+    v.unknown(),
+    v.check((value) => !Array.isArray(value)),
+    v.strictObject(entries),
+  )
 
 /** Undefined, which no schema takes, for what is no JSON: garbage must not ask for the default. */
 export function parseJson(text: string): unknown {

@@ -10,19 +10,14 @@ import { hold, letGo } from '../deploy/hold.ts'
 import { prune } from '../deploy/prune.ts'
 import { chooseTarget } from '../deploy/target.ts'
 import { refuseUnknown } from './ask.ts'
-import { parseJson, smallBody } from './body.ts'
+import { bodySchema, parseJson, smallBody } from './body.ts'
 import type { Identity } from './identity.ts'
 import { answerWithLines } from './lines.ts'
 
 /** A release id, its braces, and room to spare. */
 const MAX_BODY_BYTES = 4096
 
-// An array passes for an object without keys: it is refused by name, or a `[]` would ask for the previous release.
-const rollbackSchema = v.pipe(
-  v.unknown(),
-  v.check((value) => !Array.isArray(value)),
-  v.strictObject({ release: v.optional(v.string()) }),
-)
+const rollbackSchema = bodySchema({ release: v.optional(v.string()) })
 
 export async function rollback(agent: Agent, app: AppName, identity: Identity, c: Context): Promise<Response> {
   const parsed = v.safeParse(rollbackSchema, parseJson(await smallBody(c, MAX_BODY_BYTES)))

@@ -12,18 +12,13 @@ import { runningAsWanted } from '../deploy/deploy.ts'
 import { busyFailure } from '../deploy/operations.ts'
 import { roomForLittle } from '../deploy/room.ts'
 import { intactRelease, readReleaseBytes, releaseTextOf } from '../state/release-store.ts'
-import { parseJson, smallBody } from './body.ts'
+import { bodySchema, parseJson, smallBody } from './body.ts'
 
 /** A digest, two names, and room to spare. */
 const MAX_BODY_BYTES = 4096
 
 const digest = v.custom<Sha256>(isSha256)
-// An array passes for an object without keys.
-const askedSchema = v.pipe(
-  v.unknown(),
-  v.check((value) => !Array.isArray(value)),
-  v.strictObject({ reference: v.optional(digest), again: v.optional(v.boolean()) }),
-)
+const askedSchema = bodySchema({ reference: v.optional(digest), again: v.optional(v.boolean()) })
 
 /** Before the files are looked at: what runs already, and whether a bundle may be written on this reference. */
 export async function known(agent: Agent, app: AppName, c: Context): Promise<Response> {
