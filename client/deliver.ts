@@ -17,6 +17,7 @@ import type { Prepared, Release } from './prepare.ts'
 import { startProgress } from './progress.ts'
 import { asRecipes, beginChunks, type Chunking, isAboutRecipes, planRecipes } from './recipes.ts'
 import { openReferences, type Reference } from './references.ts'
+import type { Source } from './source.ts'
 
 /**
  * A host in the same building or on this machine answers sooner (two milliseconds are our own), and is mostly reached
@@ -72,12 +73,32 @@ export async function deliver(context: Context, job: Delivery): Promise<Outcome>
   const outcome =
     known?.reference && since !== undefined
       ? await sendSince(context, job, { ...parts, since, bases, roomBytes: known.roomBytes })
-      : await askAndSend(context, job, parts)
+      : hasAmpleRoom(known, parts.sizes)
+        ? await send(context, job, { ...parts, reference: undefined, ...everythingOf(prepared.source, parts.sizes) })
+        : await askAndSend(context, job, parts)
   if (outcome.exit === 0 && outcome.code === null) {
     const chunks = chunkTexts(release.signed.manifest, { remembered, cut: chunking.known })
     references.keep(pin, app, { text: release.signed.text, chunks })
   }
   return outcome
+}
+
+/** A content takes whole blocks, a name in the store and one in the tree at least, and a part of their directories. */
+const ROOM_PER_OBJECT = 16 * 1024
+/** A no comes before all of it is sent, but after some of it: so near to the end of a disk the question is worth it. */
+const AMPLE = 2
+
+/** Where nothing is, there is nothing to ask but whether it fits. */
+function hasAmpleRoom(known: Known | undefined, sizes: ReadonlyMap<Sha256, number>): boolean {
+  if (!known?.empty) return false
+  let bytes = 0
+  for (const size of sizes.values()) bytes += size + ROOM_PER_OBJECT
+  return known.roomBytes > AMPLE * bytes
+}
+
+function everythingOf(source: Source, sizes: ReadonlyMap<Sha256, number>) {
+  const wanted = new Set(sizes.keys())
+  return { wanted, objects: source.objects(wanted) }
 }
 
 interface Ready {

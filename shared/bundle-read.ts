@@ -19,7 +19,7 @@ import { decompression } from './difference.ts'
 import { Failure, reasonOf } from './failure.ts'
 import { MAX_FILE_BYTES, MAX_FILES, MAX_MANIFEST_BYTES } from './manifest.ts'
 import type { Sha256 } from './names.ts'
-import { Portions } from './portions.ts'
+import { type Content, Portions } from './portions.ts'
 import { feed } from './zstd-feed.ts'
 import { oneFrame } from './zstd-frame.ts'
 
@@ -30,9 +30,9 @@ export type BundleEntry =
    * `content` can be read once, and only until the next entry is asked for; what is left of it is then skipped. Each
    * portion of it is good until the next is asked for.
    */
-  | { kind: 'object'; sha256: Sha256; size: number; content: AsyncIterable<Buffer> }
+  | { kind: 'object'; sha256: Sha256; size: number; content: Content }
   /** How to make an object: see recipe.ts. `size` is its own, not the object's. */
-  | { kind: 'recipe'; sha256: Sha256; size: number; content: AsyncIterable<Buffer> }
+  | { kind: 'recipe'; sha256: Sha256; size: number; content: Content }
 
 /**
  * How much may come as objects and recipes. Read anew when an object's content is first touched, so that a caller starts with
@@ -92,7 +92,7 @@ export async function* readBundle(
           if (total > limits.maxBytes) throw exceeded('bytes of objects', total, limits.maxBytes)
         })
         yield { kind: name.kind, sha256: name.sha256, size, content }
-        for await (const _ of content);
+        if (content.atOnce() === undefined) for await (const _ of content);
         await zeros(tar, paddingBytes(size))
       } else {
         throw malformed(`entry ${JSON.stringify(header.path)}: there twice, or not in its place`)
@@ -107,7 +107,7 @@ type EntryHead = { name: ReturnType<typeof parseEntryName>; path: string; size: 
 
 /** Undefined at the end of the tar, when nothing follows it. */
 async function nextHeader(tar: Portions): Promise<EntryHead | undefined> {
-  const block = await tar.exactly(BLOCK_BYTES)
+  const block = tar.atOnce(BLOCK_BYTES) ?? (await tar.exactly(BLOCK_BYTES))
   if (isZero(block)) {
     await zeros(tar, END_BYTES - BLOCK_BYTES)
     if ((await tar.some(1)).length > 0) throw malformed('goes on after its end')
@@ -147,7 +147,7 @@ function exceeded(what: string, count: number, limit: number): Failure {
 }
 
 async function zeros(tar: Portions, size: number): Promise<void> {
-  if (!isZero(await tar.exactly(size))) throw malformed('has something where only zeros belong')
+  if (!isZero(tar.atOnce(size) ?? (await tar.exactly(size)))) throw malformed('has something where only zeros belong')
 }
 
 /** Of a block at most. */

@@ -1,5 +1,11 @@
 import { malformed } from './bundle.ts'
 
+/** Can be read once. Each portion is good until the next is asked for. */
+export interface Content extends AsyncIterable<Buffer> {
+  /** All that is left of it, where that has arrived in one piece: then there is nothing to wait for. */
+  atOnce(): Buffer | undefined
+}
+
 /** Takes bytes in the portions that are asked for, however they arrive. */
 export class Portions {
   readonly #source: AsyncIterator<Buffer>
@@ -21,6 +27,14 @@ export class Portions {
     return taken
   }
 
+  /** So many, where they have arrived in one piece. They are good until more is asked for. */
+  atOnce(size: number): Buffer | undefined {
+    if (this.#rest.length < size) return undefined
+    const taken = this.#rest.subarray(0, size)
+    this.#rest = this.#rest.subarray(size)
+    return taken
+  }
+
   /** A copy. Throws `bundle_malformed` when there are fewer. */
   async exactly(size: number): Promise<Buffer> {
     const parts: Buffer[] = []
@@ -38,10 +52,16 @@ export class Portions {
    * Goes on where it was left, so that what one loop leaves another can skip. What it gives is good until more is asked
    * for. `admit` throws before the first byte.
    */
-  content(size: number, admit = () => {}): AsyncIterable<Buffer> {
+  content(size: number, admit = () => {}): Content {
     let left = size
     const portions = this
     return {
+      atOnce() {
+        admit()
+        const all = portions.atOnce(left)
+        if (all !== undefined) left = 0
+        return all
+      },
       async *[Symbol.asyncIterator]() {
         admit()
         while (left > 0) {

@@ -17,7 +17,9 @@ export interface KnownAnswer {
   running: { release: ReleaseId; content: Sha256 } | null
   /** Whether a bundle may be written on that reference: see difference.ts. */
   reference: boolean
-  /** Of objects a push of less than DIRECT on that reference has room for, for certain. */
+  /** Nothing of the app is stored: a push has to bring all of it, and there is nothing to ask. */
+  empty: boolean
+  /** Of objects a push of less than DIRECT on that reference has room for, for certain; of an empty host, what is free. */
   roomBytes: number
 }
 

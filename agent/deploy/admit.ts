@@ -9,9 +9,10 @@ import { RELEASE_NAMESPACE } from '../../shared/wire.ts'
 import { reach } from '../fault.ts'
 import { rebuilt } from '../state/basis.ts'
 import type { Layout } from '../state/layout.ts'
-import { makeAppDirs, modesOf, removeObjects, storeObject } from '../state/objects.ts'
+import { type IncomingObject, makeAppDirs, modesOf, removeObjects, storeObject, WHOLE_BYTES } from '../state/objects.ts'
 import { currentRelease, readReleaseText, releasesOn } from '../state/release-store.ts'
 import { removeEmptyDirs, removeIfEmpty } from '../state/remove.ts'
+import type { Survey } from '../state/store-survey.ts'
 import { asFailure } from '../state/trouble.ts'
 import type { Spend } from './room.ts'
 
@@ -79,12 +80,13 @@ export async function storeObjects(
   layout: Layout,
   { signed }: Proved,
   { first, rest }: { first: IteratorResult<BundleEntry>; rest: AsyncIterator<BundleEntry> },
-  { missing, spend }: { missing: readonly Sha256[]; spend: Spend },
+  { survey: { missing, lacking }, spend }: { survey: Pick<Survey, 'missing' | 'lacking'>; spend: Spend },
 ): Promise<string[]> {
   const { manifest } = signed
   const sizes = objectsOf(manifest)
   const modes = modesOf(manifest)
   const brought: string[] = []
+  const absent = new Set(lacking.objects.map(({ sha256, mode }) => layout.object(manifest.app, sha256, mode)))
   makeAppDirs(layout, manifest.app)
   reach('upload.begun')
   try {
@@ -93,7 +95,12 @@ export async function storeObjects(
       const entry = asObject(layout, manifest.app, next.value, sizes)
       const mode = expectedMode(entry, { sizes, modes, came })
       came.add(entry.sha256)
-      const path = await storeObject(layout, manifest.app, { ...entry, content: spent(entry.content, spend) }, mode)
+      const isWhole = entry.size <= WHOLE_BYTES
+      const looking = isWhole && spend(entry.size)
+      if (looking) await looking
+      const content = isWhole ? entry.content : spent(entry.content, spend)
+      const isAbsent = absent.has(layout.object(manifest.app, entry.sha256, mode))
+      const path = await storeObject(layout, manifest.app, { ...entry, content, isAbsent }, mode)
       if (path !== undefined) brought.push(path)
     }
     const left = missing.filter((digest) => !came.has(digest))
@@ -115,7 +122,12 @@ export async function storeObjects(
 }
 
 /** What a recipe makes is an object like any other, of the size that was signed. */
-function asObject(layout: Layout, app: AppName, entry: BundleEntry, sizes: ReadonlyMap<Sha256, number>) {
+function asObject(
+  layout: Layout,
+  app: AppName,
+  entry: BundleEntry,
+  sizes: ReadonlyMap<Sha256, number>,
+): IncomingObject {
   if (entry.kind === 'object') return entry
   if (entry.kind !== 'recipe')
     throw new Failure('bundle_malformed', `read bundle: a ${entry.kind} after the objects began`)
@@ -123,7 +135,7 @@ function asObject(layout: Layout, app: AppName, entry: BundleEntry, sizes: Reado
   return { sha256: entry.sha256, size, content: rebuilt(layout, app, { recipe: entry, size }) }
 }
 
-async function* spent(content: AsyncIterable<Buffer>, spend: Spend): AsyncGenerator<Buffer> {
+async function* spent(content: AsyncIterable<Uint8Array>, spend: Spend): AsyncGenerator<Uint8Array> {
   for await (const chunk of content) {
     await spend(chunk.length)
     yield chunk

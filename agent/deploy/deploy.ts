@@ -58,10 +58,10 @@ export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<Bu
     const { proved, first } = await proveManifest(bundle, policy)
     refuseNamesake(agent.layout, proved.signed)
     refuseLaunchers(proved.signed.manifest)
-    const { missing, lacking } =
+    const survey =
       asked?.signed === proved.signed ? asked.survey : await surveyOf(agent, proved.signed.manifest, running?.whole)
-    const takes = await checkRoom(agent, proved, lacking)
-    await storeObjects(agent.layout, proved, { first, rest: bundle }, { missing, spend: watchRoom(agent, app) })
+    const takes = await checkRoom(agent, proved, survey.lacking)
+    await storeObjects(agent.layout, proved, { first, rest: bundle }, { survey, spend: watchRoom(agent, app) })
     return { ...proved, takes, running: running?.release }
   } catch (error) {
     tidyRefused(agent.layout, app)

@@ -90,12 +90,18 @@ export async function roomForLittle({ config }: { config: Config }, textBytes: n
   return disk.freeBytes - disk.reserveBytes - needed.bytes
 }
 
+/** What may be written before the reserve is touched, bytes. */
+export async function roomForObjects({ config }: { config: Config }): Promise<number> {
+  const disk = await diskOf(config)
+  return shortOf(disk, { bytes: 0, inodes: 0 }).length > 0 ? 0 : disk.freeBytes - disk.reserveBytes
+}
+
 /** How much may come before the disk is asked again: little beside any reserve, and 0.1 % of the time. */
 const BYTES_PER_LOOK = 4 * 1024 ** 2
 const CALLS_PER_LOOK = 100
 
-/** To be told of all that is about to be written. Throws `disk_full`. */
-export type Spend = (bytes: number) => Promise<void>
+/** To be told of all that is about to be written. Gives a promise when the disk is asked again; that throws `disk_full`. */
+export type Spend = (bytes: number) => Promise<void> | undefined
 
 /**
  * What fitted before the upload may fit no more: others write too, and so do two pushes of two apps. Half the reserve is
@@ -104,11 +110,7 @@ export type Spend = (bytes: number) => Promise<void>
 export function watchRoom({ config }: { config: Config }, app: AppName): Spend {
   let bytes = 0
   let calls = 0
-  return async (more) => {
-    bytes += more
-    if (bytes < BYTES_PER_LOOK && ++calls < CALLS_PER_LOOK) return
-    bytes = 0
-    calls = 0
+  const look = async () => {
     const disk = await diskOf(config)
     const short = shortOf(disk, { bytes: -disk.reserveBytes / 2, inodes: -disk.reserveInodes / 2 })
     if (short.length === 0) return
@@ -117,6 +119,13 @@ export function watchRoom({ config }: { config: Config }, app: AppName): Spend {
       `push ${app}: the disk filled up during the upload: ${disk.path} has ${prettyBytes(disk.freeBytes)} and ${disk.freeInodes} inodes free, of which ${prettyBytes(disk.reserveBytes)} and ${disk.reserveInodes} are the reserve`,
       { hint: 'nothing of it was kept; make room on the host and push again' },
     )
+  }
+  return (more) => {
+    bytes += more
+    if (bytes < BYTES_PER_LOOK && ++calls < CALLS_PER_LOOK) return undefined
+    bytes = 0
+    calls = 0
+    return look()
   }
 }
 

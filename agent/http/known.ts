@@ -10,7 +10,8 @@ import type { Moment } from '../deploy/asked.ts'
 import { surveyOf } from '../deploy/damage.ts'
 import { runningAsWanted } from '../deploy/deploy.ts'
 import { busyFailure } from '../deploy/operations.ts'
-import { roomForLittle } from '../deploy/room.ts'
+import { roomForLittle, roomForObjects } from '../deploy/room.ts'
+import { hasObjects } from '../state/object-sweep.ts'
 import { intactRelease, readReleaseBytes, releaseTextOf } from '../state/release-store.ts'
 import { bodySchema, parseJson, smallBody } from './body.ts'
 
@@ -34,10 +35,12 @@ export async function known(agent: Agent, app: AppName, c: Context): Promise<Res
   const text = reference && releaseTextOf(agent.layout, app, reference)
   // To read a big release.json takes a while, and then it is read once more.
   await breathe()
+  const empty = !hasObjects(agent.layout, app)
   const answer: KnownAnswer = {
     running: (again ? wholeBefore(agent, app) : undefined) ?? (await runningWhole(agent, app, moment)),
     reference: text !== undefined,
-    roomBytes: text === undefined ? 0 : await roomForLittle(agent, text.length),
+    empty,
+    roomBytes: text !== undefined ? await roomForLittle(agent, text.length) : empty ? await roomForObjects(agent) : 0,
   }
   return c.json(answer)
 }

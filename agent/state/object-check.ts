@@ -1,5 +1,5 @@
 import { createHash, hash } from 'node:crypto'
-import { createReadStream, lstatSync, lutimesSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { createReadStream, futimesSync, lstatSync, lutimesSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { isErrno } from '../../shared/failure.ts'
 import type { Mode } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
@@ -35,9 +35,11 @@ export function lookAt(path: string, { sha256, size }: Content): Look {
   return Math.round(stats.mtimeMs * 1000) % MICROS === markOf(sha256) ? 'sealed' : 'unsealed'
 }
 
-/** Says that this file was just seen to have this content. The seconds stay: they order what web servers send. */
-export function seal(path: string, digest: Sha256, at = Date.now()): void {
-  lutimesSync(path, at / 1000, Math.floor(at / 1000) + markOf(digest) / MICROS)
+/** Says that this file (a path, or an open one) was just seen to have this content. The seconds stay: they order what web servers send. */
+export function seal(file: string | number, digest: Sha256, at = Date.now()): void {
+  const written = Math.floor(at / 1000) + markOf(digest) / MICROS
+  if (typeof file === 'number') futimesSync(file, at / 1000, written)
+  else lutimesSync(file, at / 1000, written)
 }
 
 function breakSeal(path: string, digest: Sha256): void {

@@ -205,6 +205,16 @@ async function forEachObject(
   }
 }
 
+/** Also those that a cut upload left. */
+export function hasObjects(layout: Layout, app: AppName): boolean {
+  return namesIn(layout.objectsDir(app), SHARD).some((shard) => namesOf(join(layout.objectsDir(app), shard)).length > 0)
+}
+
+/** The names of the objects in this directory of the store; none when there is no such directory. */
+export function namesOf(shardDir: string): string[] {
+  return namesIn(shardDir, OBJECT)
+}
+
 function namesIn(dir: string, rule: RegExp): string[] {
   try {
     return readdirSync(dir).filter((name) => rule.test(name))

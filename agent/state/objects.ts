@@ -9,7 +9,6 @@ import {
   mkdirSync,
   openSync,
   unlinkSync,
-  writeFileSync,
   writeSync,
 } from 'node:fs'
 import { rm } from 'node:fs/promises'
@@ -28,7 +27,7 @@ import { nameOfTrouble } from './trouble.ts'
 // Synchronous calls on purpose: each takes microseconds, and awaiting 24,000 of them one by one takes seconds.
 
 /** Up to here a content is held whole and written by one call. */
-const WHOLE_BYTES = 1024 * 1024
+export const WHOLE_BYTES = 1024 * 1024
 
 const MODE_BITS: Record<Mode, number> = { '0644': 0o444, '0755': 0o555 }
 
@@ -55,8 +54,10 @@ export function modesOf(manifest: Manifest): Map<Sha256, Set<Mode>> {
 export interface IncomingObject {
   sha256: Sha256
   size: number
-  /** Of `size` bytes. A portion is good until the next is asked for. */
-  content: AsyncIterable<Uint8Array>
+  /** Of `size` bytes. A portion is good until the next is asked for; `atOnce` gives all of it where it is at hand. */
+  content: AsyncIterable<Uint8Array> & { atOnce?(): Uint8Array | undefined }
+  /** It was looked for, and is not here. */
+  isAbsent?: boolean
 }
 
 /**
@@ -73,18 +74,19 @@ export async function storeObject(
   const path = layout.object(app, object.sha256, mode)
   const temp = layout.incoming(app, `${object.sha256}.part`)
   try {
-    const seen =
-      object.size <= WHOLE_BYTES ? await writeSmall(temp, object, mode) : await writeLarge(temp, object.content, mode)
-    if (seen !== object.sha256) {
-      throw new Failure('object_mismatch', `store ${app}: object ${object.sha256} has the content of ${seen}`, {
-        hint: 'it was changed or cut on the way; nothing of it was kept: push again',
-      })
+    if (object.size <= WHOLE_BYTES) {
+      const bytes = object.content.atOnce?.() ?? (await whole(object.content, object.size))
+      refuseOther(app, object, hash('sha256', bytes, 'hex'))
+      if (isHere(path, object)) return undefined
+      writeSealed(temp, bytes, { digest: object.sha256, mode })
+    } else {
+      refuseOther(app, object, await writeLarge(temp, object.content, mode))
+      if (isHere(path, object)) {
+        await rm(temp, { force: true })
+        return undefined
+      }
+      seal(temp, object.sha256)
     }
-    if (existsSync(path)) {
-      await rm(temp, { force: true })
-      return undefined
-    }
-    seal(temp, object.sha256)
     placeFile(temp, path)
   } catch (error) {
     await rm(temp, { force: true })
@@ -93,10 +95,25 @@ export async function storeObject(
   return path
 }
 
-async function writeSmall(temp: string, { content, size }: IncomingObject, mode: Mode): Promise<string> {
-  const bytes = await whole(content, size)
-  writeFileSync(temp, bytes, { mode: MODE_BITS[mode], flag: 'w' })
-  return hash('sha256', bytes, 'hex')
+function refuseOther(app: AppName, { sha256 }: IncomingObject, seen: string): void {
+  if (seen === sha256) return
+  throw new Failure('object_mismatch', `store ${app}: object ${sha256} has the content of ${seen}`, {
+    hint: 'it was changed or cut on the way; nothing of it was kept: push again',
+  })
+}
+
+function isHere(path: string, { isAbsent = false }: IncomingObject): boolean {
+  return !isAbsent && existsSync(path)
+}
+
+function writeSealed(path: string, bytes: Uint8Array, { digest, mode }: { digest: Sha256; mode: Mode }): void {
+  const file = openSync(path, 'w', MODE_BITS[mode])
+  try {
+    for (let at = 0; at < bytes.length; ) at += writeSync(file, bytes, at)
+    seal(file, digest)
+  } finally {
+    closeSync(file)
+  }
 }
 
 /** What comes in one portion is not copied, and so nothing more is asked for. */

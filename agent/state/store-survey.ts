@@ -1,10 +1,10 @@
 import { existsSync } from 'node:fs'
-import { dirname } from 'node:path'
 import { setImmediate as breathe } from 'node:timers/promises'
 import { type FileEntry, isFile, type Manifest, type Mode } from '../../shared/manifest.ts'
-import type { AppName, Sha256 } from '../../shared/names.ts'
+import type { Sha256 } from '../../shared/names.ts'
 import type { Layout } from './layout.ts'
 import { isIntact, lookAt, quarantine } from './object-check.ts'
+import { namesOf } from './object-sweep.ts'
 
 /** About 2 ms. After it the event loop gets its turn. */
 const FILES_PER_TURN = 500
@@ -36,11 +36,19 @@ export async function surveyStore(
   { app, files }: Manifest,
   whole: ReadonlySet<string> = new Set(),
 ): Promise<Survey> {
+  const look = lookingAt()
   const seen = new Set<string>()
   const here = new Set<Sha256>()
   const damaged = new Set<Sha256>()
   const objects: FileEntry[] = []
   const shards = new Map<string, boolean>()
+  const isUsable = async (object: FileEntry, path: string): Promise<boolean> => {
+    if (look(path, object) === 'absent') return false
+    if (await isIntact(path, object)) return true
+    quarantine(layout, app, object)
+    damaged.add(object.sha256)
+    return false
+  }
   let looked = 0
   for (const entry of files) {
     if (!isFile(entry)) continue
@@ -48,15 +56,15 @@ export async function surveyStore(
     const path = layout.object(app, sha256, mode)
     if (seen.size === seen.add(path).size) continue
     if (++looked % FILES_PER_TURN === 0) await breathe()
-    if (whole.has(path) || lookAt(path, entry) === 'sealed' || (await isUsable(layout, app, entry, damaged))) {
+    if (whole.has(path) || look(path, entry) === 'sealed' || (await isUsable(entry, path))) {
       here.add(sha256)
       continue
     }
     objects.push(entry)
     // It is made of the other one, where only that is here.
     const other = { ...entry, mode: mode === '0755' ? '0644' : '0755' } as const
-    if (await isUsable(layout, app, other, damaged)) here.add(sha256)
-    const shard = dirname(path)
+    if (await isUsable(other, layout.object(app, sha256, other.mode))) here.add(sha256)
+    const shard = shardOf(path)
     if (!shards.has(shard)) shards.set(shard, existsSync(shard))
   }
   for (const { sha256, mode } of objects) seen.delete(layout.object(app, sha256, mode))
@@ -69,11 +77,22 @@ export async function surveyStore(
   }
 }
 
-async function isUsable(layout: Layout, app: AppName, object: FileEntry, damaged: Set<Sha256>): Promise<boolean> {
-  const path = layout.object(app, object.sha256, object.mode)
-  if (lookAt(path, object) === 'absent') return false
-  if (await isIntact(path, object)) return true
-  quarantine(layout, app, object)
-  damaged.add(object.sha256)
-  return false
+/**
+ * A look, where there is something to look at: the first one that finds nothing asks for all the names beside it, and
+ * 24,000 objects of a first push then take 256 calls instead of 48,000.
+ */
+function lookingAt(): typeof lookAt {
+  const listed = new Map<string, ReadonlySet<string>>()
+  return (path, content) => {
+    const shard = shardOf(path)
+    const names = listed.get(shard)
+    if (names !== undefined && !names.has(path.slice(shard.length + 1))) return 'absent'
+    const look = lookAt(path, content)
+    if (look === 'absent' && names === undefined) listed.set(shard, new Set(namesOf(shard)))
+    return look
+  }
+}
+
+function shardOf(path: string): string {
+  return path.slice(0, path.lastIndexOf('/'))
 }

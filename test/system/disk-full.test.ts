@@ -266,22 +266,21 @@ test('what is counted before a push is what it takes of the disk, and not much m
   makeAppDirs(layout, app)
   execFileSync('sync', ['-f', disk.dir])
   const before = disk.free()
-  const { lacking, missing } = await surveyStore(layout, manifest)
+  const survey = await surveyStore(layout, manifest)
   const textBytes = Buffer.byteLength(text)
   const { bsize } = statfsSync(disk.dir)
-  const coming = { manifest, textBytes, signatures: signatures.length, lacking }
+  const coming = { manifest, textBytes, signatures: signatures.length, lacking: survey.lacking }
   const needed = roomNeeded(coming, roomTaken(coming, bsize), bsize)
   async function* bundle() {
     for (const [digest, size] of objectsOf(manifest)) {
-      const content = (async function* () {
-        yield contents.get(digest) ?? Buffer.alloc(0)
-      })()
+      const bytes = contents.get(digest) ?? Buffer.alloc(0)
+      const content = { atOnce: () => bytes, [Symbol.asyncIterator]: async function* () {} }
       yield { kind: 'object', sha256: digest, size, content } as const
     }
   }
   const rest = bundle()
   const entries = { first: await rest.next(), rest }
-  await storeObjects(layout, { signed, signatures, signers: [] }, entries, { missing, spend: async () => {} })
+  await storeObjects(layout, { signed, signatures, signers: [] }, entries, { survey, spend: () => undefined })
   await assemble(layout, { signed, signatures })
   const after = disk.free()
   const taken = { bytes: before.bytes - after.bytes, inodes: before.inodes - after.inodes }
