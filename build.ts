@@ -17,9 +17,17 @@ const OLDEST_NODE = { major: 24, minor: 6 }
  * Only syntax is lowered (`using`, a few regular expressions); what is called stays Node 24's.
  */
 const OLDEST_PARSER = 'node18'
-/** Knows where it lies only from source; in the bundle its text is put in, and the branch that asks is never taken. */
-const ASKS_WHERE_IT_LIES = 'agent/preload/preload.ts'
+/** Know where they lie only from source; in the bundle a text is put in, and the branch that asks is never taken. */
+const ASK_WHERE_THEY_LIE = ['agent/preload/preload.ts', 'client/hash-work.ts']
 const PROGRAM_MODE = 0o755
+const BUNDLED = {
+  bundle: true,
+  write: false,
+  platform: 'node',
+  target: OLDEST_PARSER,
+  // The one format in which the version check can run before anything is loaded: ES imports are fetched first.
+  format: 'cjs',
+} as const
 
 export interface Program {
   /** Relative to `root`: `client/main.ts`. */
@@ -64,24 +72,36 @@ async function bundledText(root: string, { entry, outfile }: Program): Promise<s
     absWorkingDir: root,
     entryPoints: [entry],
     outfile,
-    bundle: true,
-    write: false,
-    platform: 'node',
-    target: OLDEST_PARSER,
-    // The one format in which the version check can run before anything is loaded: ES imports are fetched first.
-    format: 'cjs',
+    ...BUNDLED,
     banner: { js: prelude(basename(outfile)) },
     define: {
       __TARMAC_VERSION__: JSON.stringify(manifest.version),
       __TARMAC_PRELOAD__: JSON.stringify(preloadText),
+      __TARMAC_HASH_WORKER__: JSON.stringify(await hashWorkerText()),
     },
     logLevel: 'silent', // what it has to say is in what it throws, and below
   })
   const [output] = outputFiles
   const complaints = warnings
-    .filter(({ id, location }) => id !== 'empty-import-meta' || !location?.file.endsWith(ASKS_WHERE_IT_LIES))
+    .filter(
+      ({ id, location }) =>
+        id !== 'empty-import-meta' || !ASK_WHERE_THEY_LIE.some((file) => location?.file.endsWith(file)),
+    )
     .map(({ location, text }) => `${location?.file}:${location?.line}: ${text}`)
   if (complaints.length > 0 || output === undefined) throw new Error(`build ${outfile}: ${complaints.join('\n')}`)
+  return output.text
+}
+
+/** A thread has a program of its own; which runs alone too. */
+async function hashWorkerText(): Promise<string> {
+  const { outputFiles } = await bundle({
+    ...BUNDLED,
+    absWorkingDir: import.meta.dirname,
+    entryPoints: ['client/hash-worker.ts'],
+    logLevel: 'silent',
+  })
+  const [output] = outputFiles
+  if (output === undefined) throw new Error('build client/hash-worker.ts: nothing came out')
   return output.text
 }
 

@@ -4,10 +4,12 @@ import { changedWhilePacked } from '../shared/bundle-write.ts'
 import { isErrno } from '../shared/failure.ts'
 import type { Entry, FileEntry } from '../shared/manifest.ts'
 import { drained } from '../shared/turns.ts'
-import { digestOf, type HashProgress, hashTree, openHashCache } from './hash-cache.ts'
+import { digestOf } from './file-digest.ts'
+import { openHashCache } from './hash-cache.ts'
+import { type HashProgress, hashTree } from './hash-tree.ts'
 import { type Choice, PROJECT_FILE } from './ignore.ts'
 import { fileBytes, type Source, unreadable, wantedObjects } from './source.ts'
-import { isSameFile, type WalkedFile, walk, walkedFile } from './walk.ts'
+import { isSameFile, placeOf, type WalkedFile, walk, walkedFile } from './walk.ts'
 
 export interface TreeOptions extends Choice {
   /** Where digests are remembered between pushes; usually `$XDG_CACHE_HOME/tarmac`. */
@@ -61,10 +63,10 @@ function* unchangedBytes(
   { entry: { path, size, sha256 }, walked }: { entry: FileEntry; walked: WalkedFile | undefined },
   { scratch, from }: { scratch: Buffer; from: number },
 ) {
-  yield* fileBytes(join(dir, path), scratch, from)
+  yield* fileBytes(placeOf(dir, path), scratch, from)
   if (walked !== undefined && isSameFile(walkedFile(dir, path), walked)) return
   // A new name for it elsewhere, as pnpm makes, touches a file too.
-  if (drained(digestOf(join(dir, path), size, scratch)) !== sha256) throw changedWhilePacked(path)
+  if (drained(digestOf(placeOf(dir, path), size, scratch)) !== sha256) throw changedWhilePacked(path)
 }
 
 function textAt(file: string): string | undefined {

@@ -5,16 +5,12 @@ import type { Mode } from '../shared/manifest.ts'
 import { type Choice, IGNORE_FILE, type Rules, rulesOf } from './ignore.ts'
 import { lookAlikes, sortedByPath, unreadable } from './source.ts'
 
-/** Times are nanoseconds since 1970 in decimals: more than a number holds. */
-export type WalkedFile = {
-  kind: 'file'
-  path: string
-  mode: Mode
-  size: number
-  mtimeNs: string
-  ctimeNs: string
-  ino: string
-}
+/**
+ * Times are milliseconds since 1970, to a quarter of a microsecond: no clock of a file system ticks faster. To ask for all of
+ * their nanoseconds, as BigInts, takes three times as long as the rest of a look.
+ */
+export type Facts = { size: number; mtimeMs: number; ctimeMs: number; ino: number }
+export type WalkedFile = { kind: 'file'; path: string; mode: Mode } & Facts
 export type WalkedLink = { kind: 'link'; path: string; link: string }
 export type WalkedDir = { kind: 'dir'; path: string }
 export type Walked = WalkedFile | WalkedLink | WalkedDir
@@ -57,24 +53,16 @@ function walked(root: string, path: string, entry: Dirent): Walked {
 }
 
 /** As far as a look can tell. */
-export function isSameFile(a: WalkedFile, b: WalkedFile): boolean {
-  return a.size === b.size && a.mtimeNs === b.mtimeNs && a.ctimeNs === b.ctimeNs && a.ino === b.ino
+export function isSameFile(a: Facts, b: Facts): boolean {
+  return a.size === b.size && a.mtimeMs === b.mtimeMs && a.ctimeMs === b.ctimeMs && a.ino === b.ino
 }
 
 /** A file as it is at this moment. Throws `source_invalid`. */
 export function walkedFile(root: string, path: string): WalkedFile {
   try {
-    const stat = lstatSync(placeOf(root, path), { bigint: true })
-    return {
-      kind: 'file',
-      path,
-      // What a umask or a careless chmod left of the other bits is nobody's wish: a release knows two modes.
-      mode: (stat.mode & 0o111n) === 0n ? '0644' : '0755',
-      size: Number(stat.size),
-      mtimeNs: String(stat.mtimeNs),
-      ctimeNs: String(stat.ctimeNs),
-      ino: String(stat.ino),
-    }
+    const { mode, size, mtimeMs, ctimeMs, ino } = lstatSync(placeOf(root, path))
+    // What a umask or a careless chmod left of the other bits is nobody's wish: a release knows two modes.
+    return { kind: 'file', path, mode: (mode & 0o111) === 0 ? '0644' : '0755', size, mtimeMs, ctimeMs, ino }
   } catch (cause) {
     throw unreadable(path, cause)
   }
@@ -125,7 +113,7 @@ function ignoreFileOf(root: string, dir: string): string {
 }
 
 /** What join() gives, which takes a microsecond to make sure of what is so here. */
-function placeOf(root: string, path: string): string {
+export function placeOf(root: string, path: string): string {
   return path === '' ? root : `${root}/${path}`
 }
 

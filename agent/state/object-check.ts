@@ -1,5 +1,14 @@
 import { createHash, hash } from 'node:crypto'
-import { createReadStream, futimesSync, lstatSync, lutimesSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import {
+  createReadStream,
+  futimesSync,
+  lstatSync,
+  lutimesSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+} from 'node:fs'
 import { isErrno } from '../../shared/failure.ts'
 import type { Mode } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'

@@ -4,7 +4,7 @@ import { type FileEntry, isFile, type Manifest, type Mode } from '../../shared/m
 import type { Sha256 } from '../../shared/names.ts'
 import type { Layout } from './layout.ts'
 import { isIntact, lookAt, quarantine } from './object-check.ts'
-import { namesOf } from './object-sweep.ts'
+import { hasObjects, namesOf } from './object-sweep.ts'
 
 /** About 2 ms. After it the event loop gets its turn. */
 const FILES_PER_TURN = 500
@@ -36,14 +36,14 @@ export async function surveyStore(
   { app, files }: Manifest,
   whole: ReadonlySet<string> = new Set(),
 ): Promise<Survey> {
-  const look = lookingAt()
+  const look = hasObjects(layout, app) ? lookingAt() : () => 'absent' as const
   const seen = new Set<string>()
+  const usable = new Set<string>()
   const here = new Set<Sha256>()
   const damaged = new Set<Sha256>()
   const objects: FileEntry[] = []
   const shards = new Map<string, boolean>()
   const isUsable = async (object: FileEntry, path: string): Promise<boolean> => {
-    if (look(path, object) === 'absent') return false
     if (await isIntact(path, object)) return true
     quarantine(layout, app, object)
     damaged.add(object.sha256)
@@ -56,24 +56,26 @@ export async function surveyStore(
     const path = layout.object(app, sha256, mode)
     if (seen.size === seen.add(path).size) continue
     if (++looked % FILES_PER_TURN === 0) await breathe()
-    if (whole.has(path) || look(path, entry) === 'sealed' || (await isUsable(entry, path))) {
+    const found = whole.has(path) ? 'sealed' : look(path, entry)
+    if (found === 'sealed' || (found !== 'absent' && (await isUsable(entry, path)))) {
       here.add(sha256)
+      usable.add(path)
       continue
     }
     objects.push(entry)
     // It is made of the other one, where only that is here.
     const other = { ...entry, mode: mode === '0755' ? '0644' : '0755' } as const
-    if (await isUsable(other, layout.object(app, sha256, other.mode))) here.add(sha256)
+    const otherPath = layout.object(app, sha256, other.mode)
+    if (look(otherPath, other) !== 'absent' && (await isUsable(other, otherPath))) here.add(sha256)
     const shard = shardOf(path)
     if (!shards.has(shard)) shards.set(shard, existsSync(shard))
   }
-  for (const { sha256, mode } of objects) seen.delete(layout.object(app, sha256, mode))
   const missing = new Set(objects.map(({ sha256 }) => sha256).filter((digest) => !here.has(digest)))
   return {
     missing: [...missing],
     damaged: [...damaged],
     lacking: { objects, shards: [...shards.values()].filter((isThere) => !isThere).length },
-    whole: seen,
+    whole: usable,
   }
 }
 

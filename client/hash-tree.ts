@@ -1,0 +1,105 @@
+import { availableParallelism } from 'node:os'
+import type { Sha256 } from '../shared/names.ts'
+import { digestOf } from './file-digest.ts'
+import type { HashCache } from './hash-cache.ts'
+import { claim, startHelper } from './hash-work.ts'
+import { PORTION_BYTES } from './source.ts'
+import { placeOf, type WalkedFile } from './walk.ts'
+
+export interface HashProgress {
+  files: number
+  totalFiles: number
+  bytes: number
+  totalBytes: number
+}
+
+/** Often enough for a progress line and for Ctrl-C. */
+const BREATH_MS = 50
+/** What takes longer to hash than a thread takes to start, 30 ms. */
+const HELPED_BYTES = 64 * 1024 * 1024
+
+/**
+ * Path → digest of every file, in the order given; files the cache knows are not opened. A second thread helps with many:
+ * half a gigabyte takes 0.36 s instead of 0.65 on two cores. Throws `source_invalid` for a file that cannot be read, or has
+ * another size than when it was walked.
+ */
+export async function hashTree(tree: {
+  root: string
+  files: WalkedFile[]
+  cache: HashCache
+  onProgress?: ((progress: HashProgress) => void) | undefined
+}): Promise<Map<string, Sha256>> {
+  const { root, files, cache, onProgress } = tree
+  const digests = new Map<string, Sha256 | undefined>()
+  for (const file of files) digests.set(file.path, cache.get(file))
+  const unread = files.filter(({ path }) => digests.get(path) === undefined)
+  const work = { files: unread.map(({ path, size }) => ({ place: placeOf(root, path), size })), claimed: counter() }
+  const breath = breathing(onProgress, progressOf(files, unread, work.claimed))
+  const readAtMs = Date.now()
+  const scratch = Buffer.allocUnsafeSlow(PORTION_BYTES)
+  const remember = (file: WalkedFile, digest: Sha256) => {
+    digests.set(file.path, digest)
+    cache.remember(file, digest, readAtMs)
+  }
+  const hash = async (file: WalkedFile): Promise<void> => {
+    const reading = digestOf(placeOf(root, file.path), file.size, scratch)
+    let step = reading.next()
+    for (; !step.done; step = reading.next()) if (breath.isDue()) await breath.take()
+    remember(file, step.value)
+  }
+  const helper = sumOf(unread) > HELPED_BYTES && availableParallelism() > 1 ? startHelper(work) : undefined
+  try {
+    for (let index = claim(work.claimed); index < unread.length; index = claim(work.claimed)) {
+      const file = unread[index]
+      if (file) await hash(file)
+      if (breath.isDue()) await breath.take()
+    }
+    const helped = (await helper?.digests) ?? new Map<number, Sha256>()
+    for (const [index, file] of unread.entries()) {
+      const digest = helped.get(index)
+      if (digest !== undefined) remember(file, digest)
+      else if (digests.get(file.path) === undefined) await hash(file)
+    }
+  } finally {
+    helper?.end()
+  }
+  await breath.take()
+  return digests as Map<string, Sha256>
+}
+
+function breathing(onProgress: ((progress: HashProgress) => void) | undefined, progress: () => HashProgress) {
+  let tookAt = performance.now()
+  return {
+    isDue: () => performance.now() - tookAt > BREATH_MS,
+    async take(): Promise<void> {
+      onProgress?.(progress())
+      await new Promise((next) => setImmediate(next))
+      tookAt = performance.now()
+    },
+  }
+}
+
+/** What somebody has begun with counts as done. */
+function progressOf(files: WalkedFile[], unread: WalkedFile[], claimed: Int32Array): () => HashProgress {
+  const totalBytes = sumOf(files)
+  const unreadBytes = sumOf(unread)
+  let bytes = 0
+  const upTo = [0, ...unread.map(({ size }) => (bytes += size))]
+  return () => {
+    const begun = Math.min(Atomics.load(claimed, 0), unread.length)
+    return {
+      files: files.length - unread.length + begun,
+      totalFiles: files.length,
+      bytes: totalBytes - unreadBytes + (upTo[begun] ?? 0),
+      totalBytes,
+    }
+  }
+}
+
+function counter(): Int32Array {
+  return new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT))
+}
+
+function sumOf(files: readonly WalkedFile[]): number {
+  return files.reduce((sum, { size }) => sum + size, 0)
+}

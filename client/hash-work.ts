@@ -1,0 +1,39 @@
+import { Worker } from 'node:worker_threads'
+import type { Sha256 } from '../shared/names.ts'
+
+/** Put in by build.ts, so that the program runs alone; from source it does not exist. */
+declare const __TARMAC_HASH_WORKER__: string | undefined
+
+/** What is shared with a thread that helps. */
+export interface HashWork {
+  files: { place: string; size: number }[]
+  /** How many of them somebody has begun with. */
+  claimed: Int32Array
+}
+
+/** The index of the next file that nobody has begun with; beyond the last when there is none. */
+export function claim(claimed: Int32Array): number {
+  return Atomics.add(claimed, 0, 1)
+}
+
+export interface Helper {
+  /** By index; what it could not read is not among them. Never rejects. */
+  digests: Promise<ReadonlyMap<number, Sha256>>
+  end(): void
+}
+
+/** Starts the thread of hash-worker.ts. */
+export function startHelper(work: HashWork): Helper {
+  const worker =
+    typeof __TARMAC_HASH_WORKER__ === 'string'
+      ? new Worker(__TARMAC_HASH_WORKER__, { eval: true, workerData: work })
+      : new Worker(new URL('./hash-worker.ts', import.meta.url), { workerData: work })
+  const digests = new Promise<ReadonlyMap<number, Sha256>>((resolve) => {
+    worker.once('message', (pairs: [number, Sha256][]) => resolve(new Map(pairs)))
+    const none = () => resolve(new Map())
+    // Without it everything is done all the same.
+    worker.once('error', none)
+    worker.once('exit', none)
+  })
+  return { digests, end: () => void worker.terminate() }
+}
