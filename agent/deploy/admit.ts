@@ -8,6 +8,7 @@ import { parseSignature, verifySignature } from '../../shared/sshsig.ts'
 import { RELEASE_NAMESPACE } from '../../shared/wire.ts'
 import { reach } from '../fault.ts'
 import { rebuilt } from '../state/basis.ts'
+import { syncAlong } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
 import { type IncomingObject, makeAppDirs, modesOf, removeObjects, storeObject, WHOLE_BYTES } from '../state/objects.ts'
 import { currentRelease, readReleaseText, releasesOn } from '../state/release-store.ts'
@@ -87,6 +88,11 @@ export async function storeObjects(
   const modes = modesOf(manifest)
   const brought: string[] = []
   const absent = new Set(lacking.objects.map(({ sha256, mode }) => layout.object(manifest.app, sha256, mode)))
+  const syncing = syncAlong(layout.root)
+  const take: Spend = (bytes) => {
+    syncing.wrote(bytes)
+    return spend(bytes)
+  }
   makeAppDirs(layout, manifest.app)
   reach('upload.begun')
   try {
@@ -96,13 +102,14 @@ export async function storeObjects(
       const mode = expectedMode(entry, { sizes, modes, came })
       came.add(entry.sha256)
       const isWhole = entry.size <= WHOLE_BYTES
-      const looking = isWhole && spend(entry.size)
+      const looking = isWhole && take(entry.size)
       if (looking) await looking
-      const content = isWhole ? entry.content : spent(entry.content, spend)
+      const content = isWhole ? entry.content : taken(entry.content, take)
       const isAbsent = absent.has(layout.object(manifest.app, entry.sha256, mode))
       const path = await storeObject(layout, manifest.app, { ...entry, content, isAbsent }, mode)
       if (path !== undefined) brought.push(path)
     }
+    await syncing.end()
     const left = missing.filter((digest) => !came.has(digest))
     if (left.length > 0) {
       throw new Failure(
@@ -135,9 +142,9 @@ function asObject(
   return { sha256: entry.sha256, size, content: rebuilt(layout, app, { recipe: entry, size }) }
 }
 
-async function* spent(content: AsyncIterable<Uint8Array>, spend: Spend): AsyncGenerator<Uint8Array> {
+async function* taken(content: AsyncIterable<Uint8Array>, take: Spend): AsyncGenerator<Uint8Array> {
   for await (const chunk of content) {
-    await spend(chunk.length)
+    await take(chunk.length)
     yield chunk
   }
 }
