@@ -15,6 +15,8 @@ import { currentRelease, readReleaseText, releasesOn } from '../state/release-st
 import { removeEmptyDirs, removeIfEmpty } from '../state/remove.ts'
 import type { Survey } from '../state/store-survey.ts'
 import { asFailure } from '../state/trouble.ts'
+import { beginTree, endTree } from './assemble.ts'
+import type { GrowingTree } from './release-tree.ts'
 import type { Spend } from './room.ts'
 
 /** A manifest that known people signed for this app. Only `proveManifest` makes one. */
@@ -73,7 +75,7 @@ export function provenSigners(
 }
 
 /**
- * Stores the objects that came and checks that the release is whole. Gives the paths of those that are new. What a
+ * Stores the objects that came and checks that the release is whole. Gives the tree that was made of them meanwhile. What a
  * refused upload brought is removed again, also when it is the disk that refuses; what a cut connection brought stays,
  * each object proved, so that the next push need not send it.
  */
@@ -82,7 +84,7 @@ export async function storeObjects(
   { signed }: Proved,
   { first, rest }: { first: IteratorResult<BundleEntry>; rest: AsyncIterator<BundleEntry> },
   { survey: { missing, lacking }, spend }: { survey: Pick<Survey, 'missing' | 'lacking'>; spend: Spend },
-): Promise<string[]> {
+): Promise<GrowingTree | undefined> {
   const { manifest } = signed
   const sizes = objectsOf(manifest)
   const modes = modesOf(manifest)
@@ -95,7 +97,9 @@ export async function storeObjects(
   }
   makeAppDirs(layout, manifest.app)
   reach('upload.begun')
+  let tree: GrowingTree | undefined
   try {
+    tree = await beginTree(layout, signed)
     const came = new Set<Sha256>()
     for (let next = first; !next.done; next = await rest.next()) {
       const entry = asObject(layout, manifest.app, next.value, sizes)
@@ -108,6 +112,7 @@ export async function storeObjects(
       const isAbsent = absent.has(layout.object(manifest.app, entry.sha256, mode))
       const path = await storeObject(layout, manifest.app, { ...entry, content, isAbsent }, mode)
       if (path !== undefined) brought.push(path)
+      tree?.stored(entry.sha256)
     }
     await syncing.end()
     const left = missing.filter((digest) => !came.has(digest))
@@ -122,10 +127,11 @@ export async function storeObjects(
     }
   } catch (error) {
     const failure = asFailure(`push ${manifest.app}`, error, layout.root)
+    if (tree) await endTree(layout, signed)
     if (failure !== undefined) removeObjects(brought)
     throw failure ?? error
   }
-  return brought
+  return tree
 }
 
 /** What a recipe makes is an object like any other, of the size that was signed. */

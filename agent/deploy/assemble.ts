@@ -7,27 +7,57 @@ import type { Layout } from '../state/layout.ts'
 import { removeObjectsOf } from '../state/object-sweep.ts'
 import { type Release, releasesOn } from '../state/release-store.ts'
 import { removeTree } from '../state/remove.ts'
+import { sparesOn } from '../state/spares.ts'
 import { nameOfTrouble } from '../state/trouble.ts'
 import { mendTree } from './mend.ts'
-import { alterTree, makeTree } from './release-tree.ts'
+import { alterTree, type GrowingTree, growTree, makeTree } from './release-tree.ts'
 import { takeSpare } from './spare.ts'
+
+interface Parts {
+  signed: Signed
+  signatures: string[]
+  /** What runs, for who has read it. */
+  running?: Release | undefined
+  /** For who has begun with it. */
+  tree?: GrowingTree | undefined
+}
+
+/**
+ * The tree of a release whose contents are about to come. Undefined where there is one that needs to be changed only, or the
+ * release itself. Nothing of it may stay when the contents are refused: see `endTree`.
+ */
+export async function beginTree(layout: Layout, { manifest, id }: Signed): Promise<GrowingTree | undefined> {
+  const { app } = manifest
+  if (releasesOn(layout, app).includes(id) || sparesOn(layout, app).length > 0) return undefined
+  await endTree(layout, { manifest, id })
+  return growTree(layout, { id, manifest }, layout.treeIn(layout.staging(app, id)))
+}
+
+/**
+ * Before the objects go that it links to: they are told by having no other link. What a failing disk does not let go is swept at
+ * the next start.
+ */
+export async function endTree(layout: Layout, { manifest, id }: Release): Promise<void> {
+  try {
+    await removeTree(layout.staging(manifest.app, id))
+  } catch (error) {
+    if (nameOfTrouble(error) === undefined) throw error
+  }
+}
 
 /**
  * Builds the release directory beside its place and renames it there: it exists whole or not at all. One sync of the
- * file system makes everything durable at once, the objects too, instead of one per file. `running`: what runs, for who
- * has read it.
+ * file system makes everything durable at once, the objects too, instead of one per file.
  */
-export async function assemble(
-  layout: Layout,
-  { signed, signatures, running }: { signed: Signed; signatures: string[]; running?: Release | undefined },
-): Promise<Release> {
+export async function assemble(layout: Layout, { signed, signatures, running, tree }: Parts): Promise<Release> {
   const { manifest, id, text } = signed
   const { app } = manifest
   if (releasesOn(layout, app).includes(id)) return madeBefore(layout, { id, manifest })
   const staging = layout.staging(app, id)
-  await removeTree(staging)
+  if (tree === undefined) await removeTree(staging)
   try {
-    await treeIn(layout, { id, manifest }, { staging, running })
+    if (tree !== undefined) await tree.finish()
+    else await treeIn(layout, { id, manifest }, { staging, running })
     mkdirSync(join(staging, 'signatures'), { mode: 0o755 })
     for (const [index, signature] of signatures.entries()) {
       writeFileSync(join(staging, 'signatures', `${index}.sig`), signature, { mode: 0o444 })

@@ -19,6 +19,7 @@ import { goBack } from './go-back.ts'
 import { type Loop, loopReceipt } from './looping.ts'
 import type { Operation } from './operations.ts'
 import { pruneApp } from './prune.ts'
+import type { GrowingTree } from './release-tree.ts'
 import { checkRoom, watchRoom } from './room.ts'
 import {
   endOld,
@@ -48,6 +49,8 @@ export interface Admitted extends Proved {
   takes: Amount
   /** What runs, where it was read for this push. */
   running: Release | undefined
+  /** That was begun. */
+  tree: GrowingTree | undefined
 }
 
 /** Up to here nothing live has changed: a refusal is a plain HTTP status and leaves nothing behind. */
@@ -61,8 +64,9 @@ export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<Bu
     const survey =
       asked?.signed === proved.signed ? asked.survey : await surveyOf(agent, proved.signed.manifest, running?.whole)
     const takes = await checkRoom(agent, proved, survey.lacking)
-    await storeObjects(agent.layout, proved, { first, rest: bundle }, { survey, spend: watchRoom(agent, app) })
-    return { ...proved, takes, running: running?.release }
+    const incoming = { first, rest: bundle }
+    const tree = await storeObjects(agent.layout, proved, incoming, { survey, spend: watchRoom(agent, app) })
+    return { ...proved, takes, running: running?.release, tree }
   } catch (error) {
     tidyRefused(agent.layout, app)
     throw error
@@ -71,14 +75,14 @@ export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<Bu
 
 /** From here on the deploy belongs to the agent and runs to its end, even if the client has gone. */
 export async function rollOut(agent: Agent, ask: Ask, admitted: Admitted): Promise<void> {
-  const { signed, signatures, signers, takes, running } = admitted
+  const { signed, signatures, signers, takes, running, tree } = admitted
   const change = await orWithdraw(agent.layout, signed, () => openChange(ask, agent, signed.id))
   await runChange(agent, change, async () => {
     const row = { id: signed.id, signers, ...sizeOf(signed.manifest) }
     await orWithdraw(agent.layout, signed, () => agent.ledger.received(ask.app, row))
     change.step('stored', { release: signed.id })
     await mendDamaged(agent, ask.app)
-    const release = await assemble(agent.layout, { signed, signatures, running })
+    const release = await assemble(agent.layout, { signed, signatures, running, tree })
     change.takes(takes)
     agent.ledger.setState(ask.app, release.id, 'assembled')
     change.step('assembled', { release: release.id })

@@ -2,7 +2,8 @@ import { mkdirSync, symlinkSync, unlinkSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { setImmediate as breathe } from 'node:timers/promises'
 import { isErrno } from '../../shared/failure.ts'
-import { type Entry, isFile, isLink } from '../../shared/manifest.ts'
+import { type Entry, type FileEntry, isFile, isLink } from '../../shared/manifest.ts'
+import type { Sha256 } from '../../shared/names.ts'
 import type { Layout } from '../state/layout.ts'
 import { linkObject } from '../state/objects.ts'
 import type { Release } from '../state/release-store.ts'
@@ -23,6 +24,36 @@ export async function makeTree(
 ): Promise<void> {
   mkdirSync(tree, { recursive: true, mode: 0o755 })
   await addEntries(layout, { tree, release, entries: entriesOf(layout, release) }, turn)
+}
+
+/** A tree that is made while its contents come, which is done with the last of them. */
+export interface GrowingTree {
+  /** To be told of each object as soon as it is in the store. */
+  stored(sha256: Sha256): void
+  /** What it takes of the rest. */
+  finish(): Promise<void>
+}
+
+export function growTree(layout: Layout, release: Release, tree: string): GrowingTree {
+  mkdirSync(tree, { recursive: true, mode: 0o755 })
+  const add = adderTo(layout, release, tree)
+  const left = new Set(entriesOf(layout, release))
+  const waiting = new Map<Sha256, FileEntry[]>()
+  for (const entry of left) {
+    if (!isFile(entry)) continue
+    const others = waiting.get(entry.sha256)
+    if (others === undefined) waiting.set(entry.sha256, [entry])
+    else others.push(entry)
+  }
+  return {
+    stored(sha256) {
+      for (const entry of waiting.get(sha256) ?? []) {
+        add(entry)
+        left.delete(entry)
+      }
+    },
+    finish: () => addEntries(layout, { tree, release, entries: left }, breathe),
+  }
 }
 
 /**
@@ -55,10 +86,19 @@ export async function alterTree(layout: Layout, tree: string, { from, to }: { fr
 
 async function addEntries(
   layout: Layout,
-  { tree, release, entries }: { tree: string; release: Release; entries: Entry[] },
+  { tree, release, entries }: { tree: string; release: Release; entries: Iterable<Entry> },
   turn: () => Promise<unknown>,
 ): Promise<void> {
-  const { app } = release.manifest
+  const add = adderTo(layout, release, tree)
+  let count = 0
+  for (const entry of entries) {
+    add(entry)
+    if (++count % ENTRIES_PER_TURN === 0) await turn()
+  }
+}
+
+/** Makes an entry, and the directories it is in where they are not there yet. */
+function adderTo(layout: Layout, { manifest: { app } }: Release, tree: string): (entry: Entry) => void {
   const made = new Set([tree])
   const makeDir = (dir: string): void => {
     if (made.has(dir)) return
@@ -66,13 +106,11 @@ async function addEntries(
     mkdirIfNone(dir)
     made.add(dir)
   }
-  let count = 0
-  for (const entry of entries) {
+  return (entry) => {
     const path = `${tree}/${entry.path}`
     makeDir(isFile(entry) || isLink(entry) ? dirname(path) : path)
     if (isFile(entry)) linkObject(layout, app, entry, path)
     else if (isLink(entry)) symlinkSync(entry.link, path)
-    if (++count % ENTRIES_PER_TURN === 0) await turn()
   }
 }
 
