@@ -1,6 +1,6 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import { Failure } from '../shared/failure.ts'
-import type { AppName } from '../shared/names.ts'
+import type { AppName, Sha256 } from '../shared/names.ts'
 import type { KnownAnswer } from '../shared/wire.ts'
 import * as api from './api.ts'
 import type { Host } from './config.ts'
@@ -97,4 +97,17 @@ export async function askKnown(
 ): Promise<Known> {
   const kept = openReferences(context.surroundings.cacheDir).of(connection.pin, app)
   return { ...(await api.known(connection, app, { reference: kept?.digest, again })), kept }
+}
+
+/** A content takes whole blocks, a name in the store and one in the tree at least, and a part of their directories. */
+const ROOM_PER_OBJECT = 16 * 1024
+/** A no comes before all of it is sent, but after some of it: so near to the end of a disk the question is worth it. */
+const AMPLE = 2
+
+/** Where nothing is, there is nothing to ask but whether it fits. */
+export function hasAmpleRoom(known: Known | undefined, sizes: ReadonlyMap<Sha256, number>): boolean {
+  if (!known?.empty) return false
+  let bytes = 0
+  for (const size of sizes.values()) bytes += size + ROOM_PER_OBJECT
+  return known.roomBytes > AMPLE * bytes
 }

@@ -7,7 +7,7 @@ import { objectsOf } from '../shared/manifest.ts'
 import type { ReleaseId, Sha256 } from '../shared/names.ts'
 import { addedBytes, type Recipe } from '../shared/recipe.ts'
 import { type BasisAnswer, DIRECT } from '../shared/wire.ts'
-import { type Ahead, askKnown, type Known } from './ahead.ts'
+import { type Ahead, askKnown, hasAmpleRoom, type Known } from './ahead.ts'
 import * as api from './api.ts'
 import { basesIn, changesSince, chunkTexts, type Since } from './changes-since.ts'
 import type { Connection } from './connection.ts'
@@ -81,19 +81,6 @@ export async function deliver(context: Context, job: Delivery): Promise<Outcome>
     references.keep(pin, app, { text: release.signed.text, chunks })
   }
   return outcome
-}
-
-/** A content takes whole blocks, a name in the store and one in the tree at least, and a part of their directories. */
-const ROOM_PER_OBJECT = 16 * 1024
-/** A no comes before all of it is sent, but after some of it: so near to the end of a disk the question is worth it. */
-const AMPLE = 2
-
-/** Where nothing is, there is nothing to ask but whether it fits. */
-function hasAmpleRoom(known: Known | undefined, sizes: ReadonlyMap<Sha256, number>): boolean {
-  if (!known?.empty) return false
-  let bytes = 0
-  for (const size of sizes.values()) bytes += size + ROOM_PER_OBJECT
-  return known.roomBytes > AMPLE * bytes
 }
 
 function everythingOf(source: Source, sizes: ReadonlyMap<Sha256, number>) {
