@@ -23,6 +23,11 @@ export interface Asked {
   maxGapMs?: number | undefined
 }
 
+/** Of a rollback: nobody knows before where it goes. */
+function whereTo({ kind, from, to }: Pick<Change, 'kind' | 'from' | 'to'>) {
+  return kind === 'rollback' && to !== null ? { release: to, message: `${from ?? 'nothing running'} → ${to}` } : {}
+}
+
 /** One change from its first step to its end: told to whoever watches, and to the ledger. */
 export interface Change extends Asked {
   readonly id: number
@@ -114,7 +119,7 @@ export function changeOf(open: OpenDeploy, { operation, report, maxGapMs }: Watc
     })
   operation.release = to
   // Its number, before there is anything to say: whoever loses the agent now can ask how it ended.
-  report({ step: 'waiting', ...stamp() })
+  report({ step: 'waiting', ...stamp(), ...whereTo(asked) })
   return {
     ...asked,
     maxGapMs,

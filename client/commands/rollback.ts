@@ -1,4 +1,6 @@
 import { parseReleaseId } from '../../shared/names.ts'
+import { printableLine } from '../../shared/printable.ts'
+import type { Line } from '../../shared/wire.ts'
 import * as api from '../api.ts'
 import { appOf, type Context, needProjectOrHost, openSigning, targetHosts } from '../context.ts'
 import { followChange } from '../follow.ts'
@@ -18,11 +20,9 @@ export async function rollback(
   const hosts = targetHosts(context, project, 'change')
   const signing = await openSigning(context)
   const outcomes = await changeHosts(context, { hosts, signing }, async (connection) => {
-    const { name } = connection.host
-    const before = (await api.status(connection, app)).apps[0]
-    const target = release ?? before?.previousGood ?? 'the previous good release'
-    context.print.note(`rollback ${app} on ${name}: ${before?.running ?? 'nothing running'} → ${target}`)
-    return followChange(context, { host: connection.host, app, signing }, api.rollback(connection, app, release))
+    const { host } = connection
+    const lines = announced(context, `rollback ${app} on ${host.name}`, api.rollback(connection, app, release))
+    return followChange(context, { host, app, signing }, lines)
   })
   summarise(
     context.print,
@@ -30,4 +30,12 @@ export async function rollback(
     (outcome) => `${app} runs ${outcome.release} again (was ${outcome.previous ?? 'nothing'})`,
   )
   return exitOf(outcomes)
+}
+
+/** Says where it goes as soon as the agent does. */
+async function* announced({ print }: Context, what: string, lines: AsyncIterable<Line>): AsyncGenerator<Line> {
+  for await (const line of lines) {
+    if (line.step === 'waiting' && line.message !== undefined) print.note(`${what}: ${printableLine(line.message)}`)
+    yield line
+  }
 }
