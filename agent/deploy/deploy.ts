@@ -136,8 +136,9 @@ export async function applyEnv(agent: Agent, ask: Ask, env: Environment): Promis
  */
 async function switchTo(agent: Agent, outfit: Outfit, change: Change): Promise<void> {
   // Meanwhile it is mostly waited for processes. What goes wrong with it comes out where it is waited for.
-  const looking = lookThrough(agent.layout, change.app, outfit.release.manifest.files)
-  looking.catch(() => {})
+  const looking =
+    change.kind === 'push' ? lookThrough(agent.layout, change.app, outfit.release.manifest.files) : undefined
+  looking?.catch(() => {})
   try {
     await moveTo(agent, outfit, change)
   } finally {

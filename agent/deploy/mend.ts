@@ -25,7 +25,7 @@ export async function mendTree(layout: Layout, { id, manifest }: Release): Promi
   let looked = 0
   for (const entry of [...manifest.files, ...sharedLinks(layout, tree, manifest)]) {
     if (++looked % ENTRIES_PER_TURN === 0) await breathe()
-    const path = join(tree, entry.path)
+    const path = `${tree}/${entry.path}`
     if (isFile(entry) && lookAt(path, entry) === 'sealed') continue
     if (await isAsSigned(path, entry)) continue
     if (!(await mend(layout, app, entry, path))) lost.push(entry.path)

@@ -3,6 +3,7 @@ import prettyBytes from 'pretty-bytes'
 import { Failure, isErrno, reasonOf } from '../../shared/failure.ts'
 import type { Manifest } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
+import type { ChangeKind } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { renameWhole } from '../state/disk.ts'
 import { pruneRevisions } from '../state/env-revisions.ts'
@@ -31,6 +32,8 @@ import { roomOfRelease } from './room-needed.ts'
 // decided, on the disk itself. Then it is deleted, out of sight; whoever finds such a one later goes on with that.
 
 const NOTHING: Amount = { bytes: 0, inodes: 0 }
+/** What comes with a push is looked through with it; to go back must not take the time for that. */
+const BRINGS_NOTHING: ReadonlySet<ChangeKind> = new Set(['rollback', 'auto-rollback', 'env'])
 
 /** As somebody asked for it. Throws nothing: it is told to whoever watches, and to the ledger. */
 export async function prune(agent: Agent, ask: Ask): Promise<void> {
@@ -88,7 +91,12 @@ export async function carryOut(agent: Agent, change: Change, looking?: Promise<L
   await deleteAll()
   await pruneRevisions(layout, app)
   // With the disk about to be full, or trouble, also what the removals above may have left.
-  const isKnown = before !== undefined && plan.graceMs > 0 && trouble.length === 0
+  const isCalm = plan.graceMs > 0 && trouble.length === 0
+  if (isCalm && BRINGS_NOTHING.has(change.kind)) {
+    ledger.setBytesOnDisk(app, Math.max(0, ledger.app(app).bytesOnDisk - freedBytes))
+    return
+  }
+  const isKnown = isCalm && before !== undefined
   const looked = isKnown ? { ...before, bytes: before.bytes - freedBytes } : await lookThrough(layout, app)
   const orphans = await removeOrphans(looked, plan)
   change.takes({ bytes: -orphans.diskBytes, inodes: -orphans.objects })
