@@ -25,30 +25,35 @@ const MAX_SHOWN = 1024
  */
 export function* treeChecks(files: Entry[], shared: string[]): Generator<undefined, void> {
   for (const path of shared) checkPath(path)
-  const kinds = new Map<string, Entry>()
-  let before: string | undefined
-  yield* inTurns(files, (entry) => {
-    checkPath(entry.path)
-    if (before !== undefined && !isBefore(before, entry.path)) {
-      throw refused(entry.path, 'not sorted by bytes, or there twice')
-    }
-    before = entry.path
-    kinds.set(entry.path, entry)
-  })
   const dirs = new Set<string>()
+  const links = new Map<string, string>()
+  let before: string | undefined
+  let dir = ''
   yield* inTurns(files, (entry) => {
-    for (const parent of parentsOf(entry.path)) {
-      if (dirs.has(parent)) break
-      if (kinds.has(parent))
-        throw refused(entry.path, `it lies below ${quoted(parent)}, which is no directory or needs no entry of its own`)
-      dirs.add(parent)
+    const { path } = entry
+    checkPath(path)
+    if (before !== undefined && !isBefore(before, path)) throw refused(path, 'not sorted by bytes, or there twice')
+    before = path
+    if ('link' in entry) links.set(path, entry.link)
+    // Mostly it lies beside the one before it.
+    const end = path.lastIndexOf('/')
+    if (end === dir.length && path.startsWith(dir)) return
+    dir = parentOf(path)
+    for (const parent of parentsOf(path)) {
+      if (dirs.size === dirs.add(parent).size) break
     }
   })
-  for (const path of shared) checkShared(path, { kinds, dirs, shared })
-  const tree = { kinds, shared: new Set(shared), steps: 0 }
-  yield* inTurns(files, (entry) => {
-    if ('link' in entry) checkLink(entry.path, entry.link, tree)
+  yield* inTurns(files, ({ path }) => {
+    if (dirs.has(path)) throw notBelow(files, path)
   })
+  if (shared.length > 0) checkAllShared(shared, { entries: new Set(files.map(({ path }) => path)), dirs })
+  const tree = { links, shared: new Set(shared), steps: 0 }
+  yield* inTurns([...links], ([path, link]) => checkLink(path, link, tree))
+}
+
+function notBelow(files: Entry[], parent: string): Failure {
+  const below = files.find(({ path }) => path.startsWith(`${parent}/`))?.path ?? parent
+  return refused(below, `it lies below ${quoted(parent)}, which is no directory or needs no entry of its own`)
 }
 
 /** By their bytes. JavaScript's own order, by UTF-16, is another one where there are characters beyond U+FFFF. */
@@ -82,15 +87,18 @@ export function* parentsOf(path: string): Iterable<string> {
   for (let end = path.lastIndexOf('/'); end > 0; end = path.lastIndexOf('/', end - 1)) yield path.slice(0, end)
 }
 
-function checkShared(path: string, tree: { kinds: Map<string, Entry>; dirs: Set<string>; shared: string[] }): void {
-  const others = tree.shared.filter((other) => other !== path)
-  if (others.length !== tree.shared.length - 1) throw refused(path, 'is named twice in shared')
-  if (others.some((other) => other.startsWith(`${path}/`))) throw refused(path, 'holds another shared path')
-  if (tree.kinds.has(path) || tree.dirs.has(path)) {
-    throw refused(path, 'is shared and in the release too')
-  }
-  for (const parent of parentsOf(path)) {
-    if (tree.kinds.has(parent)) throw refused(path, `is shared, but ${quoted(parent)} is no directory`)
+function checkAllShared(
+  shared: string[],
+  { entries, dirs }: { entries: ReadonlySet<string>; dirs: ReadonlySet<string> },
+): void {
+  for (const path of shared) {
+    const others = shared.filter((other) => other !== path)
+    if (others.length !== shared.length - 1) throw refused(path, 'is named twice in shared')
+    if (others.some((other) => other.startsWith(`${path}/`))) throw refused(path, 'holds another shared path')
+    if (entries.has(path) || dirs.has(path)) throw refused(path, 'is shared and in the release too')
+    for (const parent of parentsOf(path)) {
+      if (entries.has(parent)) throw refused(path, `is shared, but ${quoted(parent)} is no directory`)
+    }
   }
 }
 
@@ -101,7 +109,7 @@ function checkShared(path: string, tree: { kinds: Map<string, Entry>; dirs: Set<
 function checkLink(
   path: string,
   link: string,
-  tree: { kinds: Map<string, Entry>; shared: Set<string>; steps: number },
+  tree: { links: ReadonlyMap<string, string>; shared: ReadonlySet<string>; steps: number },
 ): void {
   const no = (why: string) =>
     new Failure('link_refused', `link ${quoted(path)} → ${quoted(link)}: ${why}`, {
@@ -129,12 +137,12 @@ function checkLink(
       if (todo.includes('..')) throw no('goes through a shared directory and up again')
       return
     }
-    const entry = tree.kinds.get(at)
-    if (entry === undefined || !('link' in entry)) continue
+    const next = tree.links.get(at)
+    if (next === undefined) continue
     if (++followed > MAX_LINKS_FOLLOWED) throw no(`goes through more than ${MAX_LINKS_FOLLOWED} links, or in a circle`)
-    if (entry.link.startsWith('/')) throw no(`goes through ${quoted(at)}, which is absolute`)
+    if (next.startsWith('/')) throw no(`goes through ${quoted(at)}, which is absolute`)
     at = parentOf(at)
-    todo.push(...entry.link.split('/').reverse())
+    todo.push(...next.split('/').reverse())
   }
 }
 
