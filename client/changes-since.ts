@@ -20,10 +20,25 @@ export interface Since {
 export function changesSince(reference: Reference, files: readonly Entry[]): Since | undefined {
   const older = filesOf(reference)
   if (older === undefined) return undefined
-  const had = digestsOf(older)
-  const lacking = new Set<Sha256>()
-  for (const entry of files) if (isFile(entry) && !had.has(entry.sha256)) lacking.add(entry.sha256)
+  const lacking = changedIn(files, older)
+  // What is new at its path may be old at another one.
+  if (lacking.size > 0) for (const entry of older) if (isFile(entry)) lacking.delete(entry.sha256)
   return { reference, lacking, older, files }
+}
+
+/** Contents that are not what they were at the same path. Both lists are sorted alike, so each is gone through once. */
+function changedIn(files: readonly Entry[], older: readonly Entry[]): Set<Sha256> {
+  const changed = new Set<Sha256>()
+  let at = 0
+  for (const entry of files) {
+    if (!isFile(entry)) continue
+    // Wherever the order is another one, some entries are taken for changed that are not.
+    while (at < older.length && (older[at]?.path ?? '') < entry.path) at++
+    const before = older[at]
+    const isSame = before?.path === entry.path && isFile(before) && before.sha256 === entry.sha256
+    if (!isSame) changed.add(entry.sha256)
+  }
+  return changed
 }
 
 function digestsOf(files: readonly Entry[]): Set<Sha256> {

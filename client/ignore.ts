@@ -44,10 +44,10 @@ export function rulesOf(choice: Choice): Rules {
     allows: (path, isDirectory) => {
       const name = path.slice(path.lastIndexOf('/') + 1)
       if (ALWAYS.has(name) || path === PROJECT_FILE) return false
-      const whole = asked(path, isDirectory)
-      if (usual === undefined ? name === path && name.endsWith(BUNDLES) : usual.ignores(whole)) return false
-      if (chosen?.ignores(whole)) return false
-      return !(name.startsWith('.env') && secrets.ignores(whole))
+      if (usual === undefined ? name === path && name.endsWith(BUNDLES) : usual.ignores(asked(path, isDirectory)))
+        return false
+      if (chosen?.ignores(asked(path, isDirectory))) return false
+      return !(name.startsWith('.env') && secrets.ignores(asked(path, isDirectory)))
     },
     includes,
     with: (dir, ignoreFile) => {

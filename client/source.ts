@@ -82,39 +82,23 @@ export function sortedByPath<T extends { path: string }>(items: T[]): T[] {
 }
 
 /** Small ASCII: such a name is its own key. */
-const SMALL = /^[^A-Z\x80-\uffff]*$/
+export const SMALL = /^[^A-Z\x80-\uffff]*$/
 
-/** One warning for each pair of names in one directory that a person, or another file system, takes for the same. */
+/** Equal for names that a person, or another file system, takes for the same. */
+export function foldedName(name: string): string {
+  return SMALL.test(name) ? name : name.normalize('NFC').toLowerCase()
+}
+
+/** One warning for each pair of names in one directory that look alike. */
 export function lookAlikes(paths: readonly string[]): string[] {
-  return areAllDistinct(paths) ? [] : pairsIn(paths)
-}
-
-/** Quick, and mostly true: then there is no such pair. */
-function areAllDistinct(paths: readonly string[]): boolean {
-  const all = new Set(paths)
-  for (const path of paths) {
-    for (const parent of parentsOf(path)) {
-      if (all.has(parent)) break
-      all.add(parent)
-    }
-  }
-  const folded = new Set<string>()
-  for (const path of all) {
-    if (SMALL.test(path)) continue
-    const small = path.normalize('NFC').toLowerCase()
-    if ((small !== path && all.has(small)) || folded.size === folded.add(small).size) return false
-  }
-  return true
-}
-
-function pairsIn(paths: readonly string[]): string[] {
   const known = new Map<string, string>()
   const dirs = new Set<string>()
   const warnings: string[] = []
   const look = (path: string): void => {
     const slash = path.lastIndexOf('/') + 1
     const name = path.slice(slash)
-    const key = SMALL.test(name) ? path : path.slice(0, slash) + name.normalize('NFC').toLowerCase()
+    const folded = foldedName(name)
+    const key = folded === name ? path : path.slice(0, slash) + folded
     const other = known.get(key)
     if (other === undefined) known.set(key, path)
     else warnings.push(`${JSON.stringify(other)} and ${JSON.stringify(path)} differ only in case or Unicode form`)

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { Failure } from '../shared/failure.ts'
 import type { Mode } from '../shared/manifest.ts'
 import { type Choice, IGNORE_FILE, type Rules, rulesOf } from './ignore.ts'
-import { lookAlikes, sortedByPath, unreadable } from './source.ts'
+import { foldedName, lookAlikes, SMALL, sortedByPath, unreadable } from './source.ts'
 
 /**
  * Times are milliseconds since 1970, to a quarter of a microsecond: no clock of a file system ticks faster. To ask for all of
@@ -22,8 +22,10 @@ export type Walked = WalkedFile | WalkedLink | WalkedDir
  */
 export function walk(root: string, choice: Choice = {}): { entries: Walked[]; warnings: string[] } {
   const entries: Walked[] = []
+  let mayLookAlike = false
   const visit = (dir: string, above: Rules): void => {
     const names = namesIn(root, dir)
+    mayLookAlike ||= haveLookAlikes(names)
     const rules = names.some(({ name }) => name === IGNORE_FILE) ? above.with(dir, ignoreFileOf(root, dir)) : above
     if (names.length === 0 && dir !== '' && above.includes(dir, true)) entries.push({ kind: 'dir', path: dir })
     for (const entry of names) {
@@ -35,7 +37,16 @@ export function walk(root: string, choice: Choice = {}): { entries: Walked[]; wa
     }
   }
   visit('', rulesOf(choice))
-  return { entries: sortedByPath(entries), warnings: lookAlikes(entries.map(({ path }) => path)) }
+  // Of what is ignored nobody is warned: those that look alike may not both be there.
+  const warnings = mayLookAlike ? lookAlikes(entries.map(({ path }) => path)) : []
+  return { entries: sortedByPath(entries), warnings }
+}
+
+/** Whether there are two in one directory. */
+function haveLookAlikes(names: Dirent[]): boolean {
+  if (names.every(({ name }) => SMALL.test(name))) return false
+  const folded = new Set(names.map(({ name }) => foldedName(name)))
+  return folded.size < names.length
 }
 
 function walked(root: string, path: string, entry: Dirent): Walked {

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { Failure } from './failure.ts'
 
 // Names that reach unit files, user names and paths. One strict, ASCII, anchored rule each:
@@ -62,7 +62,7 @@ export function isSha256(value: unknown): value is Sha256 {
 }
 
 export function sha256(data: string | Uint8Array): Sha256 {
-  return createHash('sha256').update(data).digest('hex') as Sha256
+  return hash('sha256', data, 'hex') as Sha256
 }
 
 /**
