@@ -67,11 +67,11 @@ export async function treeSource(dir: string, options: TreeOptions): Promise<Sou
  */
 function byLikeness(entries: readonly Entry[], walked: readonly Walked[], wanted: ReadonlySet<Sha256>) {
   const files: { entry: FileEntry; look: WalkedFile; key: string }[] = []
-  for (const [index, entry] of entries.entries()) {
+  entries.forEach((entry, index) => {
+    if (!isFile(entry) || !wanted.has(entry.sha256)) return
     const look = walked[index]
-    if (!isFile(entry) || look?.kind !== 'file' || !wanted.has(entry.sha256)) continue
-    files.push({ entry, look, key: likenessOf(entry.path) })
-  }
+    if (look?.kind === 'file') files.push({ entry, look, key: likenessOf(entry.path) })
+  })
   return files.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0))
 }
 

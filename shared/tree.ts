@@ -28,12 +28,17 @@ export function* treeChecks(files: Entry[], shared: string[]): Generator<undefin
   const dirs = new Set<string>()
   const links = new Map<string, string>()
   let before: string | undefined
+  let wasPlain = true
   let dir = ''
   yield* inTurns(files, (entry) => {
     const { path } = entry
-    checkPath(path)
-    if (before !== undefined && !isBefore(before, path)) throw refused(path, 'not sorted by bytes, or there twice')
+    const plain = isPlain(path)
+    if (!plain) checkPath(path)
+    // Two plain ones are ASCII, of which every order is the same.
+    const isSorted = before === undefined || (plain && wasPlain ? before < path : isBefore(before, path))
+    if (!isSorted) throw refused(path, 'not sorted by bytes, or there twice')
     before = path
+    wasPlain = plain
     if ('link' in entry) links.set(path, entry.link)
     // Mostly it lies beside the one before it.
     const end = path.lastIndexOf('/')
@@ -66,9 +71,13 @@ const SURROGATE = /[\ud800-\udfff]/
 /** Nearly all there are: printable ASCII, no segment that is empty or begins with a dot. Short ones need no other check. */
 const PLAIN = /^[ -\-0-~][ -.0-~]*(?:\/[ -\-0-~][ -.0-~]*)*$/
 
+function isPlain(path: string): boolean {
+  return path.length <= MAX_SEGMENT_BYTES && PLAIN.test(path)
+}
+
 /** Throws `path_refused`. */
 export function checkPath(path: string): void {
-  if (path.length <= MAX_SEGMENT_BYTES && PLAIN.test(path)) return
+  if (isPlain(path)) return
   if (path === '') throw refused(path, 'is empty')
   if (!path.isWellFormed()) throw refused(path, 'is not valid Unicode')
   if (/\p{Cc}/u.test(path)) throw refused(path, 'holds control characters')

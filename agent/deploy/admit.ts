@@ -2,7 +2,7 @@ import { setImmediate as breathe } from 'node:timers/promises'
 import { type Signer, signerOf } from '../../shared/allowed-signers.ts'
 import type { BundleEntry } from '../../shared/bundle-read.ts'
 import { Failure } from '../../shared/failure.ts'
-import { objectsOf, parseManifestInTurns, type Signed } from '../../shared/manifest.ts'
+import { contentsOf, type FileEntry, parseManifestInTurns, type Signed } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
 import { parseSignature, verifySignature } from '../../shared/sshsig.ts'
 import { RELEASE_NAMESPACE } from '../../shared/wire.ts'
@@ -10,7 +10,7 @@ import { reach } from '../fault.ts'
 import { rebuilt } from '../state/basis.ts'
 import { syncAlong } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
-import { type IncomingObject, makeAppDirs, modesOf, removeObjects, storeObject, WHOLE_BYTES } from '../state/objects.ts'
+import { type IncomingObject, makeAppDirs, removeObjects, storeObject, WHOLE_BYTES } from '../state/objects.ts'
 import { currentRelease, readReleaseText, releasesOn } from '../state/release-store.ts'
 import { removeEmptyDirs, removeIfEmpty } from '../state/remove.ts'
 import type { Survey } from '../state/store-survey.ts'
@@ -86,8 +86,7 @@ export async function storeObjects(
   { survey: { missing, lacking }, spend }: { survey: Pick<Survey, 'missing' | 'lacking'>; spend: Spend },
 ): Promise<GrowingTree | undefined> {
   const { manifest } = signed
-  const sizes = objectsOf(manifest)
-  const modes = modesOf(manifest)
+  const contents = contentsOf(manifest)
   const brought: string[] = []
   const absent = new Set(lacking.objects.map(({ sha256, mode }) => layout.object(manifest.app, sha256, mode)))
   const syncing = syncAlong(layout.root)
@@ -102,8 +101,8 @@ export async function storeObjects(
     tree = await beginTree(layout, signed)
     const came = new Set<Sha256>()
     for (let next = first; !next.done; next = await rest.next()) {
-      const entry = asObject(layout, manifest.app, next.value, sizes)
-      const mode = expectedMode(entry, { sizes, modes, came })
+      const entry = asObject(layout, manifest.app, next.value, contents)
+      const mode = expectedMode(entry, { contents, came })
       came.add(entry.sha256)
       const isWhole = entry.size <= WHOLE_BYTES
       const looking = isWhole && take(entry.size)
@@ -139,12 +138,12 @@ function asObject(
   layout: Layout,
   app: AppName,
   entry: BundleEntry,
-  sizes: ReadonlyMap<Sha256, number>,
+  contents: ReadonlyMap<Sha256, FileEntry>,
 ): IncomingObject {
   if (entry.kind === 'object') return entry
   if (entry.kind !== 'recipe')
     throw new Failure('bundle_malformed', `read bundle: a ${entry.kind} after the objects began`)
-  const size = sizes.get(entry.sha256) ?? 0
+  const size = contents.get(entry.sha256)?.size ?? 0
   return { sha256: entry.sha256, size, content: rebuilt(layout, app, { recipe: entry, size }) }
 }
 
@@ -178,10 +177,9 @@ export function tidyRefused(layout: Layout, app: AppName): void {
 
 function expectedMode(
   entry: { sha256: Sha256; size: number },
-  known: { sizes: Map<Sha256, number>; modes: ReturnType<typeof modesOf>; came: Set<Sha256> },
+  known: { contents: ReadonlyMap<Sha256, FileEntry>; came: Set<Sha256> },
 ) {
-  const size = known.sizes.get(entry.sha256)
-  const [mode] = known.modes.get(entry.sha256) ?? []
+  const { size, mode } = known.contents.get(entry.sha256) ?? {}
   if (size === undefined || mode === undefined) {
     throw new Failure('object_unexpected', `read bundle: object ${entry.sha256} is not in the signed release.json`)
   }

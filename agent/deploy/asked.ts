@@ -19,7 +19,7 @@ export interface Answered {
 export interface Running {
   release: Release
   content: Sha256
-  /** Paths of all objects that it is made of, each of them whole. Undefined when that was seen too long ago. */
+  /** Keys of all objects that it is made of, each of them whole. Undefined when that was seen too long ago. */
   whole: ReadonlySet<string> | undefined
 }
 

@@ -18,7 +18,7 @@ type Parts = Pick<Agent, 'layout' | 'ledger' | 'log' | 'tell' | 'asked'>
 
 /**
  * What of a release is in the store. What was damaged there is set aside, so that it counts as missing, and told.
- * `whole`: paths that were looked at just now.
+ * `whole`: keys of objects that were looked at just now.
  */
 export async function surveyOf(agent: Parts, manifest: Manifest, whole?: ReadonlySet<string>): Promise<Survey> {
   const survey = await surveyStore(agent.layout, manifest, whole)

@@ -62,17 +62,11 @@ export function growTree(layout: Layout, release: Release, tree: string): Growin
  */
 export async function alterTree(layout: Layout, tree: string, { from, to }: { from: Release; to: Release }) {
   await breathe()
-  const old = new Map(entriesOf(layout, from).map((entry) => [entry.path, entry]))
-  const fresh: Entry[] = []
-  for (const entry of entriesOf(layout, to)) {
-    const before = old.get(entry.path)
-    if (before !== undefined && isSame(before, entry)) old.delete(entry.path)
-    else fresh.push(entry)
-  }
+  const { gone, fresh } = differencesOf(entriesOf(layout, from), entriesOf(layout, to))
   await breathe()
   const emptied = new Set<string>()
   let count = 0
-  for (const entry of old.values()) {
+  for (const entry of gone) {
     if (++count % ENTRIES_PER_TURN === 0) await breathe()
     const path = `${tree}/${entry.path}`
     if (isFile(entry) || isLink(entry)) unlinkSync(path)
@@ -82,6 +76,30 @@ export async function alterTree(layout: Layout, tree: string, { from, to }: { fr
   // Those below before those above them.
   for (const dir of [...emptied].sort((a, b) => b.length - a.length)) removeIfEmpty(dir)
   await addEntries(layout, { tree, release: to, entries: fresh }, breathe)
+}
+
+/**
+ * Those that stand in one list only. Both are sorted, so each is gone through once; where they are not (links to shared
+ * directories come last), something may be called gone and fresh, which is removed and made again.
+ */
+function differencesOf(older: Entry[], newer: Entry[]): { gone: Entry[]; fresh: Entry[] } {
+  const gone: Entry[] = []
+  const fresh: Entry[] = []
+  let at = 0
+  for (const entry of newer) {
+    for (let before = older[at]; before !== undefined && before.path < entry.path; before = older[++at])
+      gone.push(before)
+    const before = older[at]
+    if (before?.path !== entry.path) {
+      fresh.push(entry)
+      continue
+    }
+    at++
+    if (isSame(before, entry)) continue
+    gone.push(before)
+    fresh.push(entry)
+  }
+  return { gone: [...gone, ...older.slice(at)], fresh }
 }
 
 async function addEntries(

@@ -14,7 +14,7 @@ import {
 import { rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { Failure, isErrno } from '../../shared/failure.ts'
-import { isFile, type Manifest, type Mode } from '../../shared/manifest.ts'
+import type { Mode } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
 import { placeFile } from './disk.ts'
 import type { Layout } from './layout.ts'
@@ -37,18 +37,6 @@ export function makeAppDirs(layout: Layout, app: AppName): void {
   mkdirSync(layout.stagingDir(app), { recursive: true, mode: 0o700 })
   mkdirSync(layout.envDir(app), { recursive: true, mode: 0o700 })
   mkdirSync(layout.releasesDir(app), { recursive: true, mode: 0o755 })
-}
-
-/** Digest → the modes it is needed in. */
-export function modesOf(manifest: Manifest): Map<Sha256, Set<Mode>> {
-  const modes = new Map<Sha256, Set<Mode>>()
-  for (const entry of manifest.files) {
-    if (!isFile(entry)) continue
-    const known = modes.get(entry.sha256)
-    if (known) known.add(entry.mode)
-    else modes.set(entry.sha256, new Set([entry.mode]))
-  }
-  return modes
 }
 
 export interface IncomingObject {

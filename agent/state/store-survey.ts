@@ -16,8 +16,13 @@ export interface Survey {
   /** Contents that were here and damaged. They were set aside, and so are missing where no other mode is here. */
   damaged: Sha256[]
   lacking: Lacking
-  /** Paths of the objects that it would be made of and that are here. */
+  /** Keys of the objects that it would be made of and that are here: see `keyOf`. */
   whole: ReadonlySet<string>
+}
+
+/** Names an object. Mostly its digest itself, which takes no time to put together. */
+function keyOf({ sha256, mode }: { sha256: Sha256; mode: Mode }): string {
+  return mode === '0755' ? `${sha256}.x` : sha256
 }
 
 /** What a release would add to the store. A content that is needed in two modes is two objects. */
@@ -29,7 +34,7 @@ export interface Lacking {
 
 /**
  * One look at each object that a release would be made of; what bears no mark of being whole is read. What is damaged
- * goes aside, so that no release is made of it. `whole`: paths that were looked at just now.
+ * goes aside, so that no release is made of it. `whole`: keys of those that were looked at just now.
  */
 export async function surveyStore(
   layout: Layout,
@@ -53,13 +58,18 @@ export async function surveyStore(
   for (const entry of files) {
     if (!isFile(entry)) continue
     const { sha256, mode } = entry
-    const path = layout.object(app, sha256, mode)
-    if (seen.size === seen.add(path).size) continue
+    const key = keyOf(entry)
+    if (seen.size === seen.add(key).size) continue
     if (++looked % FILES_PER_TURN === 0) await breathe()
-    const found = whole.has(path) ? 'sealed' : look(path, entry)
+    if (whole.has(key)) {
+      usable.add(key)
+      continue
+    }
+    const path = layout.object(app, sha256, mode)
+    const found = look(path, entry)
     if (found === 'sealed' || (found !== 'absent' && (await isUsable(entry, path)))) {
       here.add(sha256)
-      usable.add(path)
+      usable.add(key)
       continue
     }
     objects.push(entry)
@@ -70,7 +80,8 @@ export async function surveyStore(
     const shard = shardOf(path)
     if (!shards.has(shard)) shards.set(shard, existsSync(shard))
   }
-  const missing = new Set(objects.map(({ sha256 }) => sha256).filter((digest) => !here.has(digest)))
+  const isHere = (digest: Sha256) => here.has(digest) || whole.has(digest) || whole.has(`${digest}.x`)
+  const missing = new Set(objects.map(({ sha256 }) => sha256).filter((digest) => !isHere(digest)))
   return {
     missing: [...missing],
     damaged: [...damaged],
