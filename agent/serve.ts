@@ -5,11 +5,11 @@ import { version } from '../shared/version.ts'
 import type { Agent } from './agent.ts'
 import { type Config, DEFAULTS, type Overrides, readConfig } from './config.ts'
 import { adopt } from './deploy/adopt.ts'
+import { doAfterwards } from './deploy/afterwards.ts'
 import { createAsked } from './deploy/asked.ts'
 import type { Change, FailedChange } from './deploy/change.ts'
 import { createOperations } from './deploy/operations.ts'
 import { recover, sweep } from './deploy/recover.ts'
-import { keepSpares } from './deploy/spare.ts'
 import { armFaults, withFaultPoints } from './fault.ts'
 import { listenForScrapes } from './http/scrape-server.ts'
 import { listen } from './http/server.ts'
@@ -66,7 +66,7 @@ export async function serve(overrides: Overrides): Promise<void> {
       const news = newsOfChange(change, failed)
       if (news !== undefined) notifier.tell(news)
       void disk.look()
-      spares.renew(change.app)
+      afterwards.due(change.app, { push: change.kind === 'push' })
       rest.changeEnded()
     },
     tell: notifier.tell,
@@ -75,7 +75,7 @@ export async function serve(overrides: Overrides): Promise<void> {
   })
   await writePreload(config.layout.preloadFile)
   const disk = watchDisk(agent, notifier.tell)
-  const spares = keepSpares(agent)
+  const afterwards = doAfterwards(agent)
   const loops = watchLoops(agent, notifier.tell)
   watchExits(agent, loops.look)
   await adopt({ layout: config.layout, ledger, log, signers })
@@ -100,7 +100,7 @@ export async function serve(overrides: Overrides): Promise<void> {
     void disk.sample()
     for (const app of appsOn(config.layout)) {
       loops.look(app)
-      spares.renew(app)
+      afterwards.due(app)
     }
   }, DEFAULTS.roundsMs)
   void disk.begin()
@@ -108,7 +108,7 @@ export async function serve(overrides: Overrides): Promise<void> {
   log.info({ signal }, 'stopping')
   loops.end()
   scrub.end()
-  spares.end()
+  afterwards.end()
   disk.end()
   clearInterval(rounds)
   const closed = Promise.all([listening.close(), scrapes?.close()])

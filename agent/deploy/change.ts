@@ -23,11 +23,6 @@ export interface Asked {
   maxGapMs?: number | undefined
 }
 
-/** Of a rollback: nobody knows before where it goes. */
-function whereTo({ kind, from, to }: Pick<Change, 'kind' | 'from' | 'to'>) {
-  return kind === 'rollback' && to !== null ? { release: to, message: `${from ?? 'nothing running'} → ${to}` } : {}
-}
-
 /** One change from its first step to its end: told to whoever watches, and to the ledger. */
 export interface Change extends Asked {
   readonly id: number
@@ -97,7 +92,7 @@ export function openChange(
 /** A change that is in the ledger as open: a new one, or one that an agent before this one did not end. */
 export function changeOf(open: OpenDeploy, { operation, report, maxGapMs }: Watched, ledger: Ledger): Change {
   const { id, startedAt, ...asked } = open
-  const { app, to } = asked
+  const { app, kind, from, to } = asked
   const began = Date.parse(startedAt)
   const steps: StepLine[] = []
   let gapMs: number | null = null
@@ -118,8 +113,10 @@ export function changeOf(open: OpenDeploy, { operation, report, maxGapMs }: Watc
       at: new Date().toISOString(),
     })
   operation.release = to
+  // Of a rollback: where it goes is decided here.
+  const message = `${from ?? 'nothing running'} → ${to}`
   // Its number, before there is anything to say: whoever loses the agent now can ask how it ended.
-  report({ step: 'waiting', ...stamp(), ...whereTo(asked) })
+  report({ step: 'waiting', ...stamp(), ...(kind === 'rollback' && to !== null ? { release: to, message } : {}) })
   return {
     ...asked,
     maxGapMs,

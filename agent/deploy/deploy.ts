@@ -6,7 +6,6 @@ import { type AppName, type ReleaseId, type Sha256, sha256 } from '../../shared/
 import type { Agent } from '../agent.ts'
 import { type Environment, environmentOfRelease, newestEnvironment, setNewestRevision } from '../state/env-revisions.ts'
 import type { Amount } from '../state/ledger-disk.ts'
-import { lookThrough } from '../state/object-sweep.ts'
 import { currentRelease, type Release, readRelease, readReleaseBytes, sizeOf } from '../state/release-store.ts'
 import { readSigners } from '../state/signers.ts'
 import { type Proved, proveManifest, refuseNamesake, storeObjects, tidyRefused } from './admit.ts'
@@ -47,6 +46,8 @@ export interface Ask extends Asked {
 export interface Admitted extends Proved {
   /** Of the disk. */
   takes: Amount
+  /** Bytes of contents that were not in the store. */
+  brings: number
   /** What runs, where it was read for this push. */
   running: Release | undefined
   /** That was begun. */
@@ -66,7 +67,8 @@ export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<Bu
     const takes = await checkRoom(agent, proved, survey.lacking)
     const incoming = { first, rest: bundle }
     const tree = await storeObjects(agent.layout, proved, incoming, { survey, spend: watchRoom(agent, app) })
-    return { ...proved, takes, running: running?.release, tree }
+    const brings = survey.lacking.objects.reduce((sum, { size }) => sum + size, 0)
+    return { ...proved, takes, brings, running: running?.release, tree }
   } catch (error) {
     tidyRefused(agent.layout, app)
     throw error
@@ -75,7 +77,7 @@ export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<Bu
 
 /** From here on the deploy belongs to the agent and runs to its end, even if the client has gone. */
 export async function rollOut(agent: Agent, ask: Ask, admitted: Admitted): Promise<void> {
-  const { signed, signatures, signers, takes, running, tree } = admitted
+  const { signed, signatures, signers, takes, brings, running, tree } = admitted
   const change = await orWithdraw(agent.layout, signed, () => openChange(ask, agent, signed.id))
   await runChange(agent, change, async () => {
     const row = { id: signed.id, signers, ...sizeOf(signed.manifest) }
@@ -84,6 +86,7 @@ export async function rollOut(agent: Agent, ask: Ask, admitted: Admitted): Promi
     await mendDamaged(agent, ask.app)
     const release = await assemble(agent.layout, { signed, signatures, running, tree })
     change.takes(takes)
+    agent.ledger.setBytesOnDisk(ask.app, agent.ledger.app(ask.app).bytesOnDisk + brings)
     agent.ledger.setState(ask.app, release.id, 'assembled')
     change.step('assembled', { release: release.id })
     await switchTo(agent, { release, env: newestEnvironment(agent.layout, ask.app) }, change)
@@ -135,14 +138,10 @@ export async function applyEnv(agent: Agent, ask: Ask, env: Environment): Promis
  * Measured and pruned is either way.
  */
 async function switchTo(agent: Agent, outfit: Outfit, change: Change): Promise<void> {
-  // Meanwhile it is mostly waited for processes. What goes wrong with it comes out where it is waited for.
-  const looking =
-    change.kind === 'push' ? lookThrough(agent.layout, change.app, outfit.release.manifest.files) : undefined
-  looking?.catch(() => {})
   try {
     await moveTo(agent, outfit, change)
   } finally {
-    await pruneApp(agent, change, looking)
+    await pruneApp(agent, change)
   }
 }
 

@@ -3,21 +3,13 @@ import prettyBytes from 'pretty-bytes'
 import { Failure, isErrno, reasonOf } from '../../shared/failure.ts'
 import type { Manifest } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
-import type { ChangeKind } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { renameWhole } from '../state/disk.ts'
 import { pruneRevisions } from '../state/env-revisions.ts'
 import type { Layout } from '../state/layout.ts'
 import type { Amount } from '../state/ledger-disk.ts'
 import { removeDamaged } from '../state/object-check.ts'
-import {
-  type Looked,
-  lookThrough,
-  type Removed,
-  removeObjectsOf,
-  removeOrphans,
-  type Sweep,
-} from '../state/object-sweep.ts'
+import { lookThrough, type Removed, removeObjectsOf, removeOrphans, type Sweep } from '../state/object-sweep.ts'
 import { parseStored, releasesOn, removedOn } from '../state/release-store.ts'
 import { removeBigTree, removeTree } from '../state/remove.ts'
 import { sparesBegunOn, spoilSpares, spoiltOn } from '../state/spares.ts'
@@ -32,9 +24,6 @@ import { roomOfRelease } from './room-needed.ts'
 // decided, on the disk itself. Then it is deleted, out of sight; whoever finds such a one later goes on with that.
 
 const NOTHING: Amount = { bytes: 0, inodes: 0 }
-/** What comes with a push is looked through with it; to go back must not take the time for that. */
-const BRINGS_NOTHING: ReadonlySet<ChangeKind> = new Set(['rollback', 'auto-rollback', 'env'])
-
 /** As somebody asked for it. Throws nothing: it is told to whoever watches, and to the ledger. */
 export async function prune(agent: Agent, ask: Ask): Promise<void> {
   const change = openChange(ask, agent, null)
@@ -43,11 +32,11 @@ export async function prune(agent: Agent, ask: Ask): Promise<void> {
 
 /**
  * After a push, also after a failed one, which made a release too. Its failure is a warning: what is live is live,
- * and saying otherwise would be a lie. `looking`: begun while it was waited for something else.
+ * and saying otherwise would be a lie.
  */
-export async function pruneApp(agent: Agent, change: Change, looking?: Promise<Looked>): Promise<void> {
+export async function pruneApp(agent: Agent, change: Change): Promise<void> {
   try {
-    await carryOut(agent, change, looking)
+    await carryOut(agent, change)
   } catch (error) {
     agent.log.error({ err: error, app: change.app }, 'prune')
     change.step('warning', { message: reasonOf(error) })
@@ -55,11 +44,9 @@ export async function pruneApp(agent: Agent, change: Change, looking?: Promise<L
 }
 
 /** Removes all it can, and throws `prune_failed` at the end when that was not all. */
-export async function carryOut(agent: Agent, change: Change, looking?: Promise<Looked>): Promise<void> {
+export async function carryOut(agent: Agent, change: Change): Promise<void> {
   const { layout, ledger } = agent
   const { app } = change
-  // What could not be read is tried once more at the end: it must keep nothing that is to go.
-  const before = await looking?.catch(() => undefined)
   const plan = await planPrune(agent, app)
   refuseBroken(plan)
   const whys = new Map(plan.verdicts.map(({ id, why }) => [id, why]))
@@ -90,14 +77,11 @@ export async function carryOut(agent: Agent, change: Change, looking?: Promise<L
   for (const id of plan.doomed) await attempt(id, () => takeAway(agent, app, id))
   await deleteAll()
   await pruneRevisions(layout, app)
-  // With the disk about to be full, or trouble, also what the removals above may have left.
-  const isCalm = plan.graceMs > 0 && trouble.length === 0
-  if (isCalm && BRINGS_NOTHING.has(change.kind)) {
-    ledger.setBytesOnDisk(app, Math.max(0, ledger.app(app).bytesOnDisk - freedBytes))
-    return
-  }
-  const isKnown = isCalm && before !== undefined
-  const looked = isKnown ? { ...before, bytes: before.bytes - freedBytes } : await lookThrough(layout, app)
+  ledger.setBytesOnDisk(app, Math.max(0, ledger.app(app).bytesOnDisk - freedBytes))
+  // The whole store is looked through when somebody asked for it, with the disk about to be full, or for what trouble above may
+  // have left. After a push it is done when nobody waits any more.
+  if (change.kind !== 'prune' && plan.graceMs > 0 && trouble.length === 0) return removeDamaged(layout, app)
+  const looked = await lookThrough(layout, app)
   const orphans = await removeOrphans(looked, plan)
   change.takes({ bytes: -orphans.diskBytes, inodes: -orphans.objects })
   if (orphans.objects > 0)

@@ -1,4 +1,3 @@
-import { setImmediate as breathe } from 'node:timers/promises'
 import type { AppName } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
 import { placeFile } from '../state/disk.ts'
@@ -6,6 +5,7 @@ import type { Layout } from '../state/layout.ts'
 import { currentRelease, type Release, readRelease, releasesOn } from '../state/release-store.ts'
 import { removeBigTree } from '../state/remove.ts'
 import { sparesOn, spoilSpares, spoiltOn } from '../state/spares.ts'
+import { idleTurn } from './idle-turn.ts'
 import { makeTree } from './release-tree.ts'
 import { diskOf, diskState, shortOf } from './room.ts'
 import { roomOfRelease } from './room-needed.ts'
@@ -16,57 +16,14 @@ import { roomOfRelease } from './room-needed.ts'
 
 /** A tree of fewer files is made in the time that it takes to look for a spare one. */
 export const SPARE_MIN_FILES = 2_000
-/** After a change: the app that was just started, and whoever comes next, go first. */
-const DELAY_MS = 500
 /** So much more than itself must be free: what is spare must never be what a push lacks. */
 const ROOM_FACTOR = 10
 
-type Parts = Pick<Agent, 'config' | 'layout' | 'log' | 'operations'>
-
-export interface Spares {
-  /** To be told of each change that ended. Returns at once and never throws. */
-  renew(app: AppName): void
-  end(): void
-}
-
-export function keepSpares(agent: Parts): Spares {
-  const due = new Map<AppName, NodeJS.Timeout>()
-  const underWay = new Set<AppName>()
-
-  async function run(app: AppName): Promise<void> {
-    due.delete(app)
-    if (underWay.has(app)) return
-    underWay.add(app)
-    try {
-      await renewSpare(agent, app)
-    } catch (err) {
-      if (!(err instanceof Interrupted)) agent.log.warn({ app, err }, 'no spare tree could be made')
-    } finally {
-      underWay.delete(app)
-    }
-  }
-
-  return {
-    renew(app) {
-      clearTimeout(due.get(app))
-      due.set(app, setTimeout(() => void run(app), DELAY_MS).unref())
-    },
-    end() {
-      for (const timer of due.values()) clearTimeout(timer)
-      due.clear()
-    },
-  }
-}
-
-/** A change has begun, and at its end there will be another tree to copy. */
-class Interrupted extends Error {}
+type Parts = Pick<Agent, 'config' | 'layout' | 'operations'>
 
 /** Leaves the spare tree of what is current, and no other one. Throws when a change begins meanwhile. */
 export async function renewSpare({ config, layout, operations }: Parts, app: AppName): Promise<void> {
-  const turn = async () => {
-    await breathe()
-    if (operations.of(app) !== undefined) throw new Interrupted()
-  }
+  const turn = idleTurn(operations, app)
   await turn()
   const disk = await diskOf(config)
   const current = diskState(disk) === 'ok' ? currentRelease(layout, app) : null

@@ -80,20 +80,25 @@ export interface Looked {
   unlinked: string[]
 }
 
-/** The contents of `linked` are taken as its release.json says: they are links of a release that was just looked at. */
-export async function lookThrough(layout: Layout, app: AppName, linked: readonly Entry[] = []): Promise<Looked> {
-  const sizes = new Map<string, number>()
-  for (const [index, entry] of linked.entries()) {
-    if (index % NAMES_PER_TURN === 0) await breathe()
-    if (isFile(entry)) sizes.set(layout.object(app, entry.sha256, entry.mode), entry.size)
-  }
+/** `turn` is awaited now and then; what it throws ends it. */
+export async function lookThrough(
+  layout: Layout,
+  app: AppName,
+  turn: () => Promise<unknown> = breathe,
+): Promise<Looked> {
   const looked: Looked = { bytes: 0, unlinked: [] }
-  await forEachObject(layout, app, (path, look) => {
-    const known = sizes.get(path)
-    const stats = known === undefined ? look() : undefined
-    looked.bytes += known ?? stats?.size ?? 0
-    if (stats?.nlink === 1) looked.unlinked.push(path)
-  })
+  let seen = 0
+  for (const shard of namesIn(layout.objectsDir(app), SHARD)) {
+    const dir = join(layout.objectsDir(app), shard)
+    for (const name of namesIn(dir, OBJECT)) {
+      const path = `${dir}/${name}`
+      const stats = lstatSync(path, { throwIfNoEntry: false })
+      if (!stats?.isFile()) continue
+      looked.bytes += stats.size
+      if (stats.nlink === 1) looked.unlinked.push(path)
+      if (++seen % FILES_PER_TURN === 0) await turn()
+    }
+  }
   return looked
 }
 
@@ -184,25 +189,6 @@ async function linksOf(layout: Layout, app: AppName, entries: readonly Entry[]):
     links.set(path, (links.get(path) ?? 0) + 1)
   }
   return links
-}
-
-async function forEachObject(
-  layout: Layout,
-  app: AppName,
-  visit: (path: string, look: () => Stats | undefined) => void,
-): Promise<void> {
-  let seen = 0
-  for (const shard of namesIn(layout.objectsDir(app), SHARD)) {
-    const dir = join(layout.objectsDir(app), shard)
-    for (const name of namesIn(dir, OBJECT)) {
-      const path = `${dir}/${name}`
-      visit(path, () => {
-        const stats = lstatSync(path, { throwIfNoEntry: false })
-        return stats?.isFile() ? stats : undefined
-      })
-      if (++seen % FILES_PER_TURN === 0) await breathe()
-    }
-  }
 }
 
 /** Also those that a cut upload left. */

@@ -3,7 +3,7 @@ import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import prettyBytes from 'pretty-bytes'
 import { bundleBytes } from '../../shared/bundle-write.ts'
-import { objectsOf } from '../../shared/manifest.ts'
+import { objectsOf } from '../../shared/contents.ts'
 import type { Context } from '../context.ts'
 import { prepare } from '../prepare.ts'
 

@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process'
 import { globSync, lstatSync, rmSync } from 'node:fs'
 import { basename, join, relative } from 'node:path'
 import { type TestContext, test } from 'node:test'
+import { until } from '../helpers/inherit.ts'
 import { type SmallDisk, smallDisk } from '../helpers/small-disk.ts'
 import { makeWorld, type World } from '../helpers/world.ts'
 
@@ -41,6 +42,13 @@ test('what a cut upload has brought is removed by the first prune after a day, a
   await age(t, { world, disk }, { [young]: -23, [old]: -25, [ahead]: 25 })
   assert.equal((await world.tarmac('prune')).exit, 0)
   assert.deepEqual(orphansOf(world), [young, ...others].sort())
+
+  const [aged = '', ...rest] = others
+  await age(t, { world, disk }, { [aged]: -25 })
+  takeAwayParts(world)
+  await push(world)
+  await until('soon after a push it goes too', () => !orphansOf(world).includes(aged) || undefined)
+  assert.deepEqual(orphansOf(world), [young, ...rest].sort())
 })
 
 async function push(world: World): Promise<{ objectsSent: number; objectsReused: number }> {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
+import { objectsOf } from '../../shared/contents.ts'
 import { type Code, Failure } from '../../shared/failure.ts'
 import {
   contentOf,
@@ -8,7 +9,6 @@ import {
   type Entry,
   manifestText,
   normaliseManifest,
-  objectsOf,
   parseManifest,
 } from '../../shared/manifest.ts'
 import { sha256 } from '../../shared/names.ts'
