@@ -1,6 +1,7 @@
-import type { Readable } from 'node:stream'
+import { getDefaultHighWaterMark, type Readable } from 'node:stream'
 import type { ReadableStream } from 'node:stream/web'
 import { Failure, failureFrom, reasonOf } from '../shared/failure.ts'
+import { giveBack } from '../shared/give-back.ts'
 import type { LedgerReport } from '../shared/ledger-report.ts'
 import type { AppName, ReleaseId, Sha256 } from '../shared/names.ts'
 import type { EnvAnswer, VariableChange } from '../shared/variables.ts'
@@ -146,7 +147,22 @@ type Body = { headers: Record<string, string> } & ({ stream: AsyncIterable<Buffe
 
 /** undici takes any iterable; its types know of streams alone. */
 function sentOf(body: Body | undefined): string | Readable | undefined {
-  return body === undefined ? undefined : 'text' in body ? body.text : (body.stream as unknown as Readable)
+  return body === undefined ? undefined : 'text' in body ? body.text : (givenBack(body.stream) as unknown as Readable)
+}
+
+/** A socket that holds more than this makes who writes to it wait until all of it is gone. */
+const SOCKET_HOLDS_BYTES = getDefaultHighWaterMark(false)
+
+/** The same; what is sent is given back at once: 60 MB of it would lie about at any time. */
+async function* givenBack(stream: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  let sent: Buffer[] = []
+  for await (const chunk of stream) {
+    yield chunk
+    sent.push(chunk)
+    if (chunk.length <= SOCKET_HOLDS_BYTES) continue
+    for (const one of sent) giveBack(one)
+    sent = []
+  }
 }
 
 async function json(connection: Connection, method: 'GET' | 'POST', path: string, body?: Body): Promise<unknown> {

@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { appendFileSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { type Sha256, sha256 } from '../shared/names.ts'
 import type { WalkedFile } from './walk.ts'
@@ -60,8 +60,9 @@ export function openHashCache(cacheDir: string, projectDir: string): HashCache {
       const temporary = `${file}.${process.pid}.tmp`
       try {
         mkdirSync(cacheDir, { recursive: true, mode: 0o700 })
-        const text = JSON.stringify({ format: CACHE_FORMAT, dir, files })
-        writeFileSync(temporary, `${sha256(text)}\n${text}`, { mode: 0o600 })
+        const body = Buffer.from(JSON.stringify({ format: CACHE_FORMAT, dir, files }))
+        writeFileSync(temporary, `${sha256(body)}\n`, { mode: 0o600 })
+        appendFileSync(temporary, body)
         renameSync(temporary, file)
       } catch {
         // A full disk or a read-only home makes the next push slower, not this one wrong.

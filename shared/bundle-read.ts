@@ -17,6 +17,7 @@ import {
 } from './bundle.ts'
 import { decompression } from './difference.ts'
 import { Failure, reasonOf } from './failure.ts'
+import { giveBack } from './give-back.ts'
 import { MAX_FILE_BYTES, MAX_FILES, MAX_MANIFEST_BYTES } from './manifest.ts'
 import type { Sha256 } from './names.ts'
 import { type Content, Portions } from './portions.ts'
@@ -193,16 +194,4 @@ async function* decompressed(bytes: AsyncIterable<Uint8Array>, reference?: Uint8
   }
   if (zstd.bytesWritten !== sent)
     throw malformed(`goes on after its end: ${sent - zstd.bytesWritten} bytes were not read`)
-}
-
-/**
- * The memory of what the decompressor gave, when it writes no more to it. Node's decompressor fills one buffer after the
- * other, and gives what it has of it in portions: the one that ends with its buffer is the last. Left to the garbage
- * collector, half a gigabyte of it makes V8 look through its whole heap some forty times: a quarter of what the agent
- * computes while it unpacks.
- */
-function giveBack({ buffer, byteOffset, byteLength }: Buffer): void {
-  // Of this size are the decompressor's own, and none that other buffers share.
-  const isFull = buffer.byteLength === CHUNK_BYTES && byteOffset + byteLength === CHUNK_BYTES
-  if (isFull && buffer instanceof ArrayBuffer) buffer.transfer(0)
 }
