@@ -6,7 +6,7 @@ import fc from 'fast-check'
 import { pino } from 'pino'
 import { assemble } from '../../agent/deploy/assemble.ts'
 import { createOperations } from '../../agent/deploy/operations.ts'
-import { alterTree, makeTree } from '../../agent/deploy/release-tree.ts'
+import { alterTree, growTree, makeTree } from '../../agent/deploy/release-tree.ts'
 import { renewSpare, SPARE_MIN_FILES } from '../../agent/deploy/spare.ts'
 import { layoutAt } from '../../agent/state/layout.ts'
 import { quarantine } from '../../agent/state/object-check.ts'
@@ -81,6 +81,25 @@ test('a tree that was altered is the one that would have been made of nothing', 
       assert.deepEqual(ground(altered), ground(fresh))
     }),
     { numRuns: 300 },
+  )
+})
+
+test('a tree that was made while its contents came is the one that would have been made afterwards', async (t) => {
+  const { root, layout } = await storeIn(t)
+  const [grown, fresh] = [join(root, 'grown'), join(root, 'fresh')]
+  const digests = TEXTS.map((text) => sha256(text))
+  await fc.assert(
+    // Not all of them come: some are in the store already.
+    fc.asyncProperty(tree, shared, fc.shuffledSubarray(digests), async (files, shared, came) => {
+      for (const dir of [grown, fresh]) rmSync(dir, { recursive: true, force: true })
+      const release = signedOf(files, { shared })
+      const growing = growTree(layout, release, grown)
+      for (const digest of came) growing.stored(digest)
+      await growing.finish()
+      await makeTree(layout, release, fresh)
+      assert.deepEqual(ground(grown), ground(fresh))
+    }),
+    { numRuns: 200 },
   )
 })
 

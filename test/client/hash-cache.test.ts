@@ -233,6 +233,30 @@ test('a file that grows, shrinks, goes, or becomes a link between walk and hash 
   }
 })
 
+test('what takes long is hashed by two, and each content is that of its file; what cannot be read is told by name', async (t) => {
+  const { dir, cacheDir } = workshop(t)
+  const contents = new Map(Array.from({ length: 90 }, (_, n) => [`f${n}`, Buffer.alloc(2 ** 20 - 45 + n, `${n} `)]))
+  for (const [path, content] of contents) put(dir, path, content)
+  const files = filesOf(dir)
+  const said: HashProgress[] = []
+  const onProgress = (progress: HashProgress) => said.push(progress)
+  const digests = await hashTree({ root: dir, files, cache: openHashCache(cacheDir, dir), onProgress })
+  assert.deepEqual(
+    [...digests],
+    files.map(({ path }) => [path, sha256(contents.get(path) ?? '')]),
+  )
+  assert.partialDeepStrictEqual(said.at(-1), { files: 90, totalFiles: 90, bytes: said.at(-1)?.totalBytes })
+  for (const { files, bytes, totalBytes } of said) assert.ok(files <= 90 && bytes <= totalBytes)
+
+  // Whichever of the two comes to it.
+  for (const path of ['f0', 'f45', 'f89']) {
+    rmSync(join(dir, path))
+    const hashing = hashTree({ root: dir, files, cache: openHashCache(cacheDir, dir) })
+    await assert.rejects(hashing, { code: 'source_invalid', message: new RegExp(path) })
+    put(dir, path, contents.get(path) ?? '')
+  }
+})
+
 test('hashing lets others run and says how far it is', async (t) => {
   const { dir, cacheDir } = workshop(t)
   const fd = openSync(join(dir, 'big'), 'w')

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdirSync, readdirSync } from 'node:fs'
+import { globSync, lstatSync, mkdirSync, readdirSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
@@ -32,6 +32,12 @@ async function deploysOf(world: World): Promise<DeployEntry[]> {
   return JSON.parse((await world.tarmac('deploys', '--json')).stdout).hosts[0].deploys
 }
 
+/** What the store holds. */
+function bytesStored({ root }: World): number {
+  const objects = globSync(join(root, 'apps/shop/objects/??/*'))
+  return objects.reduce((sum, path) => sum + lstatSync(path).size, 0)
+}
+
 async function releasesOf(world: World): Promise<ReleaseEntry[]> {
   return JSON.parse((await world.tarmac('releases', '--json')).stdout).hosts[0].releases
 }
@@ -57,6 +63,7 @@ test('rollback goes to the release before, or to a named one, and says no when t
   assert.match(back.stderr, new RegExp(`${second} → ${first}`), 'it says where it goes')
   const after = await statusOf(world)
   assert.deepEqual([after.wanted, after.running, after.previousGood], [first, first, null])
+  assert.equal(after.bytesOnDisk, bytesStored(world))
   assert.equal((await releasesOf(world)).find(({ id }) => id === second)?.state, 'bad')
 
   const named = await world.tarmac('rollback', second ?? '')

@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict'
+import { randomBytes } from 'node:crypto'
 import { readdirSync, readFileSync, readlinkSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { tempDir } from '../helpers/ssh.ts'
+import type { KnownAnswer } from '../../shared/wire.ts'
+import { rawRequest } from '../helpers/raw-client.ts'
+import { makeHandKey, tempDir } from '../helpers/ssh.ts'
 import { makeWorld, projectText, restarting } from '../helpers/world.ts'
 
 test('a first push serves, a second of the same tree changes nothing, and --force makes a new release', async (t) => {
@@ -22,6 +25,25 @@ test('a first push serves, a second of the same tree changes nothing, and --forc
   const summary = JSON.parse(forced.stdout.trim().split('\n').at(-1) ?? '')
   assert.deepEqual([summary.exit, summary.objectsSent], [0, 0])
   assert.notEqual(current(), before)
+})
+
+test('of two first pushes at once, which ask nothing before, one is refused while it sends, and the other serves', async (t) => {
+  const world = await makeWorld(t)
+  const key = makeHandKey('ssh-ed25519')
+  assert.equal((await world.agentCommand('signers', 'add', 'eve', key.publicLine)).exit, 0)
+  const known = async () => {
+    const { body } = await rawRequest(world, key, { method: 'POST', target: '/v1/apps/shop/known', body: '{}' })
+    return JSON.parse(body) as KnownAnswer
+  }
+  const { empty, roomBytes } = await known()
+  assert.ok(empty && roomBytes > 2 ** 30, 'all of it is to be sent, and there is room')
+  for (let n = 0; n < 8; n++) writeFileSync(join(world.project, `big${n}`), randomBytes(4 * 1024 * 1024))
+  const ends = await Promise.all([world.tarmac('push'), world.tarmac('push')])
+  assert.deepEqual(ends.map(({ exit }) => exit).sort(), [0, 5], ends.map(({ stderr }) => stderr).join('\n'))
+  assert.match(ends.find(({ exit }) => exit === 5)?.stderr ?? '', /busy with a push/)
+  assert.equal(await world.get(), '1')
+  assert.deepEqual(readdirSync(join(world.root, 'apps/shop/staging')), [])
+  assert.equal((await known()).empty, false)
 })
 
 test('a push with five changed files sends five objects', async (t) => {
