@@ -32,8 +32,8 @@ export interface Ahead {
    * Throws why it could not be opened.
    */
   take(host: Host): Promise<Connection | undefined>
-  /** Whether it was asked on this connection. */
-  hasAsked(connection: Connection): boolean
+  /** What it was asked on this connection with; undefined for another one. */
+  askedOn(connection: Connection): { kept: Reference | undefined } | undefined
   /** Does nothing once the connection was taken. */
   close(): void
 }
@@ -53,7 +53,8 @@ export async function askAhead(
     failure = error
   })
   const endedAt = performance.now()
-  const asked = connection && askKnown(context, connection, { app, again: false }).catch(() => {})
+  const kept = connection ? keptOf(context, connection, app) : undefined
+  const asked = connection && askKnown(connection, { app, again: false, kept }).catch(() => {})
   await turns(TURNS_TO_SEND)
   let isTaken = false
   return {
@@ -69,7 +70,7 @@ export async function askAhead(
       isTaken = true
       return connection
     },
-    hasAsked: (other) => other === connection,
+    askedOn: (other) => (other === connection ? { kept } : undefined),
     close() {
       if (!isTaken) connection?.close()
     },
@@ -89,14 +90,17 @@ function isTrusted({ surroundings }: Context, host: Host): boolean {
   }
 }
 
-/** What runs there, and whether what was pushed from here last may be built on. */
+/** What runs there, and whether this may be built on. */
 export async function askKnown(
-  context: Context,
   connection: Connection,
-  { app, again }: { app: AppName; again: boolean },
+  { app, again, kept }: { app: AppName; again: boolean; kept: Reference | undefined },
 ): Promise<Known> {
-  const kept = openReferences(context.surroundings.cacheDir).of(connection.pin, app)
   return { ...(await api.known(connection, app, { reference: kept?.digest, again })), kept }
+}
+
+/** Four megabytes, read and hashed. */
+export function keptOf({ surroundings }: Context, { pin }: Connection, app: AppName): Reference | undefined {
+  return openReferences(surroundings.cacheDir).of(pin, app)
 }
 
 /** A content takes whole blocks, a name in the store and one in the tree at least, and a part of their directories. */

@@ -7,7 +7,7 @@ import { Failure } from '../shared/failure.ts'
 import type { ReleaseId, Sha256 } from '../shared/names.ts'
 import { addedBytes, type Recipe } from '../shared/recipe.ts'
 import { type BasisAnswer, DIRECT } from '../shared/wire.ts'
-import { type Ahead, askKnown, hasAmpleRoom, type Known } from './ahead.ts'
+import { type Ahead, askKnown, hasAmpleRoom, type Known, keptOf } from './ahead.ts'
 import * as api from './api.ts'
 import { basesIn, changesSince, chunkTexts, type Since } from './changes-since.ts'
 import type { Connection } from './connection.ts'
@@ -50,10 +50,12 @@ export async function deliver(context: Context, job: Delivery): Promise<Outcome>
   const { app, content } = prepared
   const { host, pin } = connection
   const references = openReferences(context.surroundings.cacheDir)
-  const again = ahead?.hasAsked(connection) === true
+  const before = ahead?.askedOn(connection)
+  const again = before !== undefined
   let known: Known | undefined
   try {
-    if (content !== undefined) known = await askKnown(context, connection, { app, again })
+    const asked = () => before ?? { kept: keptOf(context, connection, app) }
+    if (content !== undefined) known = await askKnown(connection, { app, again, ...asked() })
   } catch (error) {
     if (!again || !(error instanceof Failure && error.code === 'connection_lost')) throw error
     // It was lost while the files were looked at, and nothing was begun on it.

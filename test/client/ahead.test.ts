@@ -28,7 +28,7 @@ test('the host that was asked gives its connection once; another one has none, n
   const [other] = hostsFrom([{ url: 'https://127.0.0.1:1' }])
   assert.equal(other && (await ahead.take(other)), undefined)
   const connection = await ahead.take(host)
-  assert.ok(connection && ahead.hasAsked(connection))
+  assert.ok(connection && ahead.askedOn(connection))
   assert.equal((await status(connection, undefined)).agent.init, 'embedded')
   assert.equal(await ahead.take(host), undefined)
   ahead.close()

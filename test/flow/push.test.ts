@@ -32,7 +32,11 @@ test('of two first pushes at once, which ask nothing before, one is refused whil
   const key = makeHandKey('ssh-ed25519')
   assert.equal((await world.agentCommand('signers', 'add', 'eve', key.publicLine)).exit, 0)
   const known = async () => {
-    const { body } = await rawRequest(world, key, { method: 'POST', target: '/v1/apps/shop/known', body: Buffer.from('{}') })
+    const { body } = await rawRequest(world, key, {
+      method: 'POST',
+      target: '/v1/apps/shop/known',
+      body: Buffer.from('{}'),
+    })
     return JSON.parse(body) as KnownAnswer
   }
   const { empty, roomBytes } = await known()
