@@ -6,7 +6,7 @@
 // cache's default place in /tmp would also let any local user hand bytecode to an agent that runs as root.
 import { access, chmod, mkdir, rename, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import { build as bundle } from 'esbuild'
+import { build as bundle, type Message } from 'esbuild'
 import { preloadText } from './agent/preload/preload.ts'
 import manifest from './package.json' with { type: 'json' }
 
@@ -82,26 +82,32 @@ async function bundledText(root: string, { entry, outfile }: Program): Promise<s
     logLevel: 'silent', // what it has to say is in what it throws, and below
   })
   const [output] = outputFiles
-  const complaints = warnings
+  const complaints = complaintsOf(warnings)
+  if (complaints.length > 0 || output === undefined) throw new Error(`build ${outfile}: ${complaints.join('\n')}`)
+  return output.text
+}
+
+function complaintsOf(warnings: Message[]): string[] {
+  return warnings
     .filter(
       ({ id, location }) =>
         id !== 'empty-import-meta' || !ASK_WHERE_THEY_LIE.some((file) => location?.file.endsWith(file)),
     )
     .map(({ location, text }) => `${location?.file}:${location?.line}: ${text}`)
-  if (complaints.length > 0 || output === undefined) throw new Error(`build ${outfile}: ${complaints.join('\n')}`)
-  return output.text
 }
 
 /** A thread has a program of its own; which runs alone too. */
 async function hashWorkerText(): Promise<string> {
-  const { outputFiles } = await bundle({
+  const entry = 'client/hash-worker.ts'
+  const { warnings, outputFiles } = await bundle({
     ...BUNDLED,
     absWorkingDir: import.meta.dirname,
-    entryPoints: ['client/hash-worker.ts'],
+    entryPoints: [entry],
     logLevel: 'silent',
   })
   const [output] = outputFiles
-  if (output === undefined) throw new Error('build client/hash-worker.ts: nothing came out')
+  const complaints = complaintsOf(warnings)
+  if (complaints.length > 0 || output === undefined) throw new Error(`build ${entry}: ${complaints.join('\n')}`)
   return output.text
 }
 

@@ -1,7 +1,7 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import { Failure } from '../shared/failure.ts'
 import type { AppName, Sha256 } from '../shared/names.ts'
-import type { KnownAnswer } from '../shared/wire.ts'
+import { type KnownAnswer, ROOM_PER_OBJECT } from '../shared/wire.ts'
 import * as api from './api.ts'
 import type { Host } from './config.ts'
 import type { Connection } from './connection.ts'
@@ -103,8 +103,6 @@ export function keptOf({ surroundings }: Context, { pin }: Connection, app: AppN
   return openReferences(surroundings.cacheDir).of(pin, app)
 }
 
-/** A content takes whole blocks, a name in the store and one in the tree at least, and a part of their directories. */
-const ROOM_PER_OBJECT = 16 * 1024
 /** A no comes before all of it is sent, but after some of it: so near to the end of a disk the question is worth it. */
 const AMPLE = 2
 

@@ -150,8 +150,10 @@ function sentOf(body: Body | undefined): string | Readable | undefined {
   return body === undefined ? undefined : 'text' in body ? body.text : (givenBack(body.stream) as unknown as Readable)
 }
 
-/** A socket that holds more than this makes who writes to it wait until all of it is gone. */
+/** A socket that holds more than this makes who writes to it wait until all of it is gone; ours has the default. */
 const SOCKET_HOLDS_BYTES = getDefaultHighWaterMark(false)
+/** More small ones than this in a row are left to the garbage collector. */
+const MAX_HELD = 64
 
 /** The same; what is sent is given back at once: 60 MB of it would lie about at any time. */
 async function* givenBack(stream: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
@@ -159,9 +161,8 @@ async function* givenBack(stream: AsyncIterable<Buffer>): AsyncGenerator<Buffer>
   for await (const chunk of stream) {
     yield chunk
     sent.push(chunk)
-    if (chunk.length <= SOCKET_HOLDS_BYTES) continue
-    for (const one of sent) giveBack(one)
-    sent = []
+    if (chunk.length > SOCKET_HOLDS_BYTES) for (const one of sent) giveBack(one)
+    if (chunk.length > SOCKET_HOLDS_BYTES || sent.length > MAX_HELD) sent = []
   }
 }
 

@@ -31,31 +31,24 @@ export function openHashCache(cacheDir: string, projectDir: string): HashCache {
   const file = join(cacheDir, `hashes-${sha256(dir).slice(0, 32)}.json`)
   const old = readCache(file, dir)
   const find = finderIn(old)
-  const now: Field[] = []
-  // Where what is remembered goes: in the order in which it was asked for, in which it is asked for next time.
-  const places = new Map<string, number>()
+  // What is not known has a place too: in the order in which all are asked for now, and next time.
+  const rows = new Map<string, Field[]>()
   let changed = false
   return {
     get({ path, size, mtimeMs, ctimeMs, ino }) {
       const at = find(path)
       const isSame = old[at + 1] === size && old[at + 2] === mtimeMs && old[at + 3] === ctimeMs && old[at + 4] === ino
-      if (isSame) {
-        const digest = old[at + 5] as Sha256
-        now.push(path, size, mtimeMs, ctimeMs, ino, digest)
-        return digest
-      }
-      places.set(path, now.length)
-      now.push(path, 0, 0, 0, 0, '')
-      return undefined
+      rows.set(path, isSame ? old.slice(at, at + FIELDS) : [])
+      return isSame ? (old[at + 5] as Sha256) : undefined
     },
     remember({ path, size, mtimeMs, ctimeMs, ino }, digest, readAtMs) {
       const racyFrom = readAtMs - RACY_MS
       if (mtimeMs >= racyFrom || ctimeMs >= racyFrom) return
-      now.splice(places.get(path) ?? now.length, FIELDS, path, size, mtimeMs, ctimeMs, ino, digest)
+      rows.set(path, [path, size, mtimeMs, ctimeMs, ino, digest])
       changed = true
     },
     save() {
-      const files = places.size === 0 ? now : now.filter((_, index) => now[index - (index % FIELDS) + 5] !== '')
+      const files = [...rows.values()].flat()
       if (!changed && files.length === old.length) return
       const temporary = `${file}.${process.pid}.tmp`
       try {

@@ -30,41 +30,44 @@ export async function hashTree(tree: {
   onProgress?: ((progress: HashProgress) => void) | undefined
 }): Promise<Map<string, Sha256>> {
   const { root, files, cache, onProgress } = tree
-  const digests = new Map<string, Sha256 | undefined>()
-  for (const file of files) digests.set(file.path, cache.get(file))
-  const unread = files.filter(({ path }) => digests.get(path) === undefined)
+  const known = files.map((file) => cache.get(file))
+  const unread = files.filter((_, index) => known[index] === undefined)
   const work = { files: unread.map(({ path, size }) => ({ place: placeOf(root, path), size })), claimed: counter() }
   const breath = breathing(onProgress, progressOf(files, unread, work.claimed))
   const readAtMs = Date.now()
   const scratch = Buffer.allocUnsafeSlow(PORTION_BYTES)
-  const remember = (file: WalkedFile, digest: Sha256) => {
-    digests.set(file.path, digest)
-    cache.remember(file, digest, readAtMs)
-  }
-  const hash = async (file: WalkedFile): Promise<void> => {
+  const hash = async (file: WalkedFile): Promise<Sha256> => {
     const reading = digestOf(placeOf(root, file.path), file.size, scratch)
-    let step = reading.next()
-    for (; !step.done; step = reading.next()) if (breath.isDue()) await breath.take()
-    remember(file, step.value)
+    for (;;) {
+      const step = reading.next()
+      if (step.done) return step.value
+      if (breath.isDue()) await breath.take()
+    }
   }
+  const found = new Map<number, Sha256>()
   const helper = sumOf(unread) > HELPED_BYTES && availableParallelism() > 1 ? startHelper(work) : undefined
   try {
     for (let index = claim(work.claimed); index < unread.length; index = claim(work.claimed)) {
       const file = unread[index]
-      if (file) await hash(file)
+      if (file) found.set(index, await hash(file))
       if (breath.isDue()) await breath.take()
     }
-    const helped = (await helper?.digests) ?? new Map<number, Sha256>()
-    for (const [index, file] of unread.entries()) {
-      const digest = helped.get(index)
-      if (digest !== undefined) remember(file, digest)
-      else if (digests.get(file.path) === undefined) await hash(file)
-    }
+    for (const [index, digest] of (await helper?.digests) ?? []) found.set(index, digest)
   } finally {
     helper?.end()
   }
+  const digests = new Map<string, Sha256>()
+  let index = 0
+  for (const [at, file] of files.entries()) {
+    let digest = known[at]
+    if (digest === undefined) {
+      digest = found.get(index++) ?? (await hash(file))
+      cache.remember(file, digest, readAtMs)
+    }
+    digests.set(file.path, digest)
+  }
   await breath.take()
-  return digests as Map<string, Sha256>
+  return digests
 }
 
 function breathing(onProgress: ((progress: HashProgress) => void) | undefined, progress: () => HashProgress) {

@@ -1,4 +1,4 @@
-import { Worker } from 'node:worker_threads'
+import { Worker, type WorkerOptions } from 'node:worker_threads'
 import type { Sha256 } from '../shared/names.ts'
 
 /** Put in by build.ts, so that the program runs alone; from source it does not exist. */
@@ -25,19 +25,25 @@ export interface Helper {
   end(): void
 }
 
-/** Starts the thread of hash-worker.ts. */
-export function startHelper(work: HashWork): Helper {
-  const options = { workerData: work, resourceLimits: { maxYoungGenerationSizeMb: MAX_YOUNG_MB } }
-  const worker =
-    typeof __TARMAC_HASH_WORKER__ === 'string'
-      ? new Worker(__TARMAC_HASH_WORKER__, { ...options, eval: true })
-      : new Worker(new URL('./hash-worker.ts', import.meta.url), options)
+/** Starts the thread of hash-worker.ts. Without it everything is done all the same: undefined where none can be had. */
+export function startHelper(work: HashWork): Helper | undefined {
+  let worker: Worker
+  try {
+    worker = workerOf({ workerData: work, resourceLimits: { maxYoungGenerationSizeMb: MAX_YOUNG_MB } })
+  } catch {
+    return undefined
+  }
   const digests = new Promise<ReadonlyMap<number, Sha256>>((resolve) => {
     worker.once('message', (pairs: [number, Sha256][]) => resolve(new Map(pairs)))
     const none = () => resolve(new Map())
-    // Without it everything is done all the same.
     worker.once('error', none)
     worker.once('exit', none)
   })
   return { digests, end: () => void worker.terminate() }
+}
+
+function workerOf(options: WorkerOptions): Worker {
+  return typeof __TARMAC_HASH_WORKER__ === 'string'
+    ? new Worker(__TARMAC_HASH_WORKER__, { ...options, eval: true })
+    : new Worker(new URL('./hash-worker.ts', import.meta.url), options)
 }

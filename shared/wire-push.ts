@@ -9,6 +9,12 @@ import type { ReleaseId, Sha256 } from './names.ts'
 export const DIRECT = { bytes: 1024 * 1024, objects: 1_000 } as const
 
 /**
+ * What a content takes of a disk beside its bytes: whole blocks, an inode, a name in the store and one in the tree at
+ * least, and a part of their directories.
+ */
+export const ROOM_PER_OBJECT = 16 * 1024
+
+/**
  * Answer of `known`: `{"reference"?, "again"?}` goes up, a digest and whether the same push has asked just before, this
  * comes back.
  */
@@ -19,7 +25,7 @@ export interface KnownAnswer {
   reference: boolean
   /** Nothing of the app is stored: a push has to bring all of it, and there is nothing to ask. */
   empty: boolean
-  /** Of objects a push of less than DIRECT on that reference has room for, for certain; of an empty host, what is free. */
+  /** Of objects a push of less than DIRECT on that reference has room for, for certain; where `empty`, what is free, less where inodes are what there is least of. */
   roomBytes: number
 }
 

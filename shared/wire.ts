@@ -1,7 +1,7 @@
 import type { Code, Refusal } from './failure.ts'
 import type { AppName, ReleaseId, ServiceName, Slot } from './names.ts'
 
-export { type BasisAnswer, DIRECT, type KnownAnswer, type MissingAnswer } from './wire-push.ts'
+export { type BasisAnswer, DIRECT, type KnownAnswer, type MissingAnswer, ROOM_PER_OBJECT } from './wire-push.ts'
 export type { PruneAnswer, ReleaseEntry, ReleaseState } from './wire-releases.ts'
 
 // All that crosses between client and agent. Both sides import it; it imports neither.

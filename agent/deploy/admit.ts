@@ -14,7 +14,7 @@ import type { Layout } from '../state/layout.ts'
 import { type IncomingObject, makeAppDirs, removeObjects, storeObject, WHOLE_BYTES } from '../state/objects.ts'
 import { currentRelease, readReleaseText, releasesOn } from '../state/release-store.ts'
 import { removeEmptyDirs, removeIfEmpty } from '../state/remove.ts'
-import type { Survey } from '../state/store-survey.ts'
+import { keyOf, type Survey } from '../state/store-survey.ts'
 import { asFailure } from '../state/trouble.ts'
 import { beginTree, endTree } from './assemble.ts'
 import type { GrowingTree } from './release-tree.ts'
@@ -75,8 +75,16 @@ export function provenSigners(
   return [...principals]
 }
 
+/** Of the objects that came. */
+export interface Stored {
+  /** That was made of them meanwhile. */
+  tree: GrowingTree | undefined
+  /** Of the writing that was begun meanwhile: to be awaited before they count as durable. Throws when it failed. */
+  synced(): Promise<void>
+}
+
 /**
- * Stores the objects that came and checks that the release is whole. Gives the tree that was made of them meanwhile. What a
+ * Stores the objects that came and checks that the release is whole. What a
  * refused upload brought is removed again, also when it is the disk that refuses; what a cut connection brought stays,
  * each object proved, so that the next push need not send it.
  */
@@ -85,11 +93,11 @@ export async function storeObjects(
   { signed }: Proved,
   { first, rest }: { first: IteratorResult<BundleEntry>; rest: AsyncIterator<BundleEntry> },
   { survey: { missing, lacking }, spend }: { survey: Pick<Survey, 'missing' | 'lacking'>; spend: Spend },
-): Promise<GrowingTree | undefined> {
+): Promise<Stored> {
   const { manifest } = signed
   const contents = contentsOf(manifest)
-  const brought: string[] = []
-  const absent = new Set(lacking.objects.map(({ sha256, mode }) => layout.object(manifest.app, sha256, mode)))
+  const absent = new Set(lacking.objects.map(keyOf))
+  const came = new Set<Sha256>()
   const syncing = syncAlong(layout.root)
   const take: Spend = (bytes) => {
     syncing.wrote(bytes)
@@ -100,7 +108,6 @@ export async function storeObjects(
   let tree: GrowingTree | undefined
   try {
     tree = await beginTree(layout, signed)
-    const came = new Set<Sha256>()
     for (let next = first; !next.done; next = await rest.next()) {
       const entry = asObject(layout, manifest.app, next.value, contents)
       const mode = expectedMode(entry, { contents, came })
@@ -109,12 +116,10 @@ export async function storeObjects(
       const looking = isWhole && take(entry.size)
       if (looking) await looking
       const content = isWhole ? entry.content : taken(entry.content, take)
-      const isAbsent = absent.has(layout.object(manifest.app, entry.sha256, mode))
-      const path = await storeObject(layout, manifest.app, { ...entry, content, isAbsent }, mode)
-      if (path !== undefined) brought.push(path)
+      const isAbsent = absent.has(keyOf({ sha256: entry.sha256, mode }))
+      await storeObject(layout, manifest.app, { ...entry, content, isAbsent }, mode)
       tree?.stored(entry.sha256)
     }
-    await syncing.end()
     const left = missing.filter((digest) => !came.has(digest))
     if (left.length > 0) {
       throw new Failure(
@@ -125,13 +130,20 @@ export async function storeObjects(
         },
       )
     }
+    return { tree, synced: syncing.end }
   } catch (error) {
-    const failure = asFailure(`push ${manifest.app}`, error, layout.root)
     if (tree) await endTree(layout, signed)
-    if (failure !== undefined) removeObjects(brought)
+    const failure =
+      asFailure(`push ${manifest.app}`, error, layout.root) ??
+      // What stays of a cut upload must have come to the disk: another sync is not told that it did not.
+      (await syncing.end().then(
+        () => undefined,
+        (failed: unknown) => asFailure(`push ${manifest.app}`, failed, layout.root),
+      ))
+    const brought = lacking.objects.filter(({ sha256 }) => came.has(sha256))
+    if (failure) removeObjects(brought.map(({ sha256, mode }) => layout.object(manifest.app, sha256, mode)))
     throw failure ?? error
   }
-  return tree
 }
 
 /** What a recipe makes is an object like any other, of the size that was signed. */

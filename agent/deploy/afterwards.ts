@@ -1,6 +1,6 @@
 import type { AppName } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
-import { lookThrough, ORPHAN_GRACE_MS, removeOrphans } from '../state/object-sweep.ts'
+import { lookThrough, removeIfOrphan } from '../state/object-sweep.ts'
 import { Interrupted, idleTurn } from './idle-turn.ts'
 import { renewSpare } from './spare.ts'
 
@@ -8,6 +8,8 @@ import { renewSpare } from './spare.ts'
 
 /** After a change: the app that was just started, and whoever comes next, go first. */
 const DELAY_MS = 500
+/** Some ms. */
+const ORPHANS_PER_TURN = 200
 
 export interface Afterwards {
   /** To be told of each change that ended, and now and then. Returns at once and never throws. */
@@ -26,14 +28,19 @@ export function doAfterwards(agent: Parts): Afterwards {
     timers.delete(app)
     if (underWay.has(app)) return
     underWay.add(app)
+    await attempt(app, () => renewSpare(agent, app))
+    if (pushed.delete(app) && !(await attempt(app, () => tidyStore(agent, app)))) pushed.add(app)
+    underWay.delete(app)
+  }
+
+  /** Whether it came to its end. */
+  async function attempt(app: AppName, work: () => Promise<void>): Promise<boolean> {
     try {
-      await renewSpare(agent, app)
-      if (pushed.has(app)) await tidyStore(agent, app)
-      pushed.delete(app)
+      await work()
+      return true
     } catch (err) {
       if (!(err instanceof Interrupted)) agent.log.warn({ app, err }, 'what is done after a change could not be done')
-    } finally {
-      underWay.delete(app)
+      return false
     }
   }
 
@@ -51,12 +58,17 @@ export function doAfterwards(agent: Parts): Afterwards {
 }
 
 /** Removes what a cut upload left for too long, and counts what is there. Throws when a change begins meanwhile. */
-async function tidyStore({ layout, ledger, operations, asked }: Parts, app: AppName): Promise<void> {
+export async function tidyStore({ layout, ledger, operations, asked }: Parts, app: AppName): Promise<void> {
   const turn = idleTurn(operations, app)
   const looked = await lookThrough(layout, app, turn)
+  let { bytes } = looked
+  for (const [index, { path, size }] of looked.unlinked.entries()) {
+    if (index % ORPHANS_PER_TURN === 0) await turn()
+    // Not awaiting anything between the two: an upload that begins, or is asked about, may count on it.
+    if (!removeIfOrphan(path)) continue
+    asked.void(app)
+    bytes -= size
+  }
   await turn()
-  // Who was told that one of them is here is not to count on it.
-  if (looked.unlinked.length > 0) asked.void(app)
-  const orphans = await removeOrphans(looked, { graceMs: ORPHAN_GRACE_MS })
-  ledger.setBytesOnDisk(app, looked.bytes - orphans.bytes)
+  ledger.setBytesOnDisk(app, bytes)
 }

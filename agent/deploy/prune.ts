@@ -24,6 +24,7 @@ import { roomOfRelease } from './room-needed.ts'
 // decided, on the disk itself. Then it is deleted, out of sight; whoever finds such a one later goes on with that.
 
 const NOTHING: Amount = { bytes: 0, inodes: 0 }
+
 /** As somebody asked for it. Throws nothing: it is told to whoever watches, and to the ledger. */
 export async function prune(agent: Agent, ask: Ask): Promise<void> {
   const change = openChange(ask, agent, null)
@@ -78,20 +79,24 @@ export async function carryOut(agent: Agent, change: Change): Promise<void> {
   await deleteAll()
   await pruneRevisions(layout, app)
   ledger.setBytesOnDisk(app, Math.max(0, ledger.app(app).bytesOnDisk - freedBytes))
-  // The whole store is looked through when somebody asked for it, with the disk about to be full, or for what trouble above may
-  // have left. After a push it is done when nobody waits any more.
-  if (change.kind !== 'prune' && plan.graceMs > 0 && trouble.length === 0) return removeDamaged(layout, app)
-  const looked = await lookThrough(layout, app)
-  const orphans = await removeOrphans(looked, plan)
-  change.takes({ bytes: -orphans.diskBytes, inodes: -orphans.objects })
-  if (orphans.objects > 0)
-    change.step('pruned', { message: `in no release: ${wordsOf(orphans)}`, freedBytes: orphans.bytes })
   removeDamaged(layout, app)
-  ledger.setBytesOnDisk(app, looked.bytes - orphans.bytes)
+  // With the disk about to be full, or for what trouble above may have left. After a push it is done when nobody waits any more.
+  if (change.kind === 'prune' || plan.graceMs === 0 || trouble.length > 0) await sweepStore(agent, change, plan)
   if (trouble.length === 0) return
   throw new Failure('prune_failed', `prune ${app}: not all could be removed: ${trouble.join('; ')}`, {
     hint: 'all else that was to go has gone; it is tried again with each push',
   })
+}
+
+/** What no release has, wherever it came from. */
+async function sweepStore({ layout, ledger }: Agent, change: Change, grace: { graceMs: number }): Promise<void> {
+  const { app } = change
+  const looked = await lookThrough(layout, app)
+  const orphans = await removeOrphans(looked, grace)
+  change.takes({ bytes: -orphans.diskBytes, inodes: -orphans.objects })
+  if (orphans.objects > 0)
+    change.step('pruned', { message: `in no release: ${wordsOf(orphans)}`, freedBytes: orphans.bytes })
+  ledger.setBytesOnDisk(app, looked.bytes - orphans.bytes)
 }
 
 /** A spare tree, also one that is half made or half removed, would keep what only these releases needed. */

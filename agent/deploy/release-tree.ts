@@ -47,7 +47,10 @@ export function growTree(layout: Layout, release: Release, tree: string): Growin
   }
   return {
     stored(sha256) {
-      for (const entry of waiting.get(sha256) ?? []) {
+      const entries = waiting.get(sha256) ?? []
+      // So many are made where there is a turn for others.
+      if (entries.length > ENTRIES_PER_TURN) return
+      for (const entry of entries) {
         add(entry)
         left.delete(entry)
       }

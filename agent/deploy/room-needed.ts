@@ -69,59 +69,31 @@ export function roomOfRelease({ manifest, textBytes, signatures }: Release, bloc
 
 /** Its contents are hard links: each costs an entry, and no inode of its own. */
 function roomOfTree(manifest: Manifest, blockBytes: number): Amount {
-  const tree = directories()
+  const entryBytes = new Map<string, number>([['', 0]])
   let links = 0
   let bytes = 0
   for (const entry of manifest.files) {
-    tree.add(entry.path)
+    addEntry(entryBytes, entry.path)
     if (isLink(entry)) {
       links++
       if (entry.link.length > INLINE_LINK_BYTES) bytes += blockBytes
-    } else if (!isFile(entry)) tree.addDirectory(entry.path)
+    } else if (!isFile(entry)) entryBytes.set(entry.path, entryBytes.get(entry.path) ?? 0)
   }
   for (const path of manifest.shared) {
-    tree.add(path)
+    addEntry(entryBytes, path)
     links++
     bytes += blockBytes
   }
-  const entryBytes = tree.end()
   for (const used of entryBytes.values()) bytes += blocks(Math.max(1, used * DIR_SLACK), blockBytes)
   return { bytes, inodes: entryBytes.size + links }
 }
 
-/** The bytes that the entries of each directory take. Quick for names that come directory by directory. */
-function directories() {
-  const entryBytes = new Map<string, number>([['', 0]])
-  let dir = ''
-  let pending = 0
-  /** In the directory; and that, when it is new, in the one above. */
-  const take = (into: string, bytes: number): void => {
-    const known = entryBytes.get(into)
-    entryBytes.set(into, (known ?? 0) + bytes)
-    if (known === undefined) take(dirOf(into), bytesOf(into, dirOf(into)))
-  }
-  const settle = (): void => {
-    if (pending > 0) take(dir, pending)
-    pending = 0
-  }
-  return {
-    add(path: string): void {
-      const end = path.lastIndexOf('/')
-      if (Math.max(end, 0) !== dir.length || !path.startsWith(dir)) {
-        settle()
-        dir = dirOf(path)
-      }
-      pending += bytesOf(path, dir)
-    },
-    /** It may have no entries. */
-    addDirectory(path: string): void {
-      entryBytes.set(path, entryBytes.get(path) ?? 0)
-    },
-    end(): ReadonlyMap<string, number> {
-      settle()
-      return entryBytes
-    },
-  }
+/** Its name in its directory; and that directory, when it is new, in the one above. */
+function addEntry(entryBytes: Map<string, number>, path: string): void {
+  const dir = dirOf(path)
+  const known = entryBytes.get(dir)
+  entryBytes.set(dir, (known ?? 0) + bytesOf(path, dir))
+  if (known === undefined) addEntry(entryBytes, dir)
 }
 
 /** '' for the top. */

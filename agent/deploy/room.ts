@@ -3,7 +3,7 @@ import prettyBytes from 'pretty-bytes'
 import { Failure } from '../../shared/failure.ts'
 import type { Signed } from '../../shared/manifest.ts'
 import type { AppName } from '../../shared/names.ts'
-import type { DiskState, DiskStatus } from '../../shared/wire.ts'
+import { type DiskState, type DiskStatus, ROOM_PER_OBJECT } from '../../shared/wire.ts'
 import { type Config, DEFAULTS } from '../config.ts'
 import type { Amount } from '../state/ledger-disk.ts'
 import type { Lacking } from '../state/store-survey.ts'
@@ -90,10 +90,12 @@ export async function roomForLittle({ config }: { config: Config }, textBytes: n
   return disk.freeBytes - disk.reserveBytes - needed.bytes
 }
 
-/** What may be written before the reserve is touched, bytes. */
+/** Before the reserve is touched, bytes of objects that each count as ROOM_PER_OBJECT more. */
 export async function roomForObjects({ config }: { config: Config }): Promise<number> {
-  const disk = await diskOf(config)
-  return shortOf(disk, { bytes: 0, inodes: 0 }).length > 0 ? 0 : disk.freeBytes - disk.reserveBytes
+  const { freeBytes, reserveBytes, totalInodes, freeInodes, reserveInodes } = await diskOf(config)
+  // btrfs and some network file systems count no inodes.
+  const objects = totalInodes === 0 ? Number.POSITIVE_INFINITY : freeInodes - reserveInodes
+  return Math.max(0, Math.min(freeBytes - reserveBytes, objects * ROOM_PER_OBJECT))
 }
 
 /** How much may come before the disk is asked again: little beside any reserve, and 0.1 % of the time. */

@@ -21,6 +21,7 @@ import { run } from '../run.ts'
 
 /** A slow disk under load; `sync -f` waits for everything dirty on the file system, not only what is ours. */
 export const DISK_TIMEOUT_MS = 600_000
+
 /**
  * Writes a file beside its name and renames it there. The mode is exact, whatever the umask. Refuses to replace
  * anything but a regular file: a link or directory where we expect a file was put there by somebody else.

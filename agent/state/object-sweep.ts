@@ -76,8 +76,8 @@ export async function bytesFreed(
 export interface Looked {
   /** What its releases cost on disk, each content counted once. */
   bytes: number
-  /** Paths of those that no release linked to. */
-  unlinked: string[]
+  /** Those that no release linked to. */
+  unlinked: { path: string; size: number }[]
 }
 
 /** `turn` is awaited now and then; what it throws ends it. */
@@ -95,7 +95,7 @@ export async function lookThrough(
       const stats = lstatSync(path, { throwIfNoEntry: false })
       if (!stats?.isFile()) continue
       looked.bytes += stats.size
-      if (stats.nlink === 1) looked.unlinked.push(path)
+      if (stats.nlink === 1) looked.unlinked.push({ path, size: stats.size })
       if (++seen % FILES_PER_TURN === 0) await turn()
     }
   }
@@ -113,11 +113,11 @@ export async function countOrphans({ unlinked }: Looked, grace: { graceMs: numbe
   return { objects, bytes }
 }
 
-async function orphansOf(unlinked: readonly string[], { graceMs }: { graceMs: number }) {
+async function orphansOf(unlinked: Looked['unlinked'], { graceMs }: { graceMs: number }) {
   const found = sweep()
   const now = Date.now()
   let seen = 0
-  for (const path of unlinked) {
+  for (const { path } of unlinked) {
     if (++seen % FILES_PER_TURN === 0) await breathe()
     const stats = lstatSync(path, { throwIfNoEntry: false })
     if (stats !== undefined && isOrphan(stats, now, graceMs)) found.add(path, stats)

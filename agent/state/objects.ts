@@ -172,7 +172,7 @@ export function linkObject(
 export function removeObjects(paths: string[]): void {
   for (const path of paths) {
     try {
-      if (lstatSync(path).nlink > 1) continue
+      if (lstatSync(path, { throwIfNoEntry: false })?.nlink !== 1) continue
       unlinkSync(path)
       removeIfEmpty(dirname(path))
     } catch (error) {

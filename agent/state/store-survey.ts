@@ -21,7 +21,7 @@ export interface Survey {
 }
 
 /** Names an object. Mostly its digest itself, which takes no time to put together. */
-function keyOf({ sha256, mode }: { sha256: Sha256; mode: Mode }): string {
+export function keyOf({ sha256, mode }: { sha256: Sha256; mode: Mode }): string {
   return mode === '0755' ? `${sha256}.x` : sha256
 }
 
