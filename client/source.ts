@@ -18,7 +18,7 @@ export interface Source {
   /** Set when the source is a bundle: this is what was signed, and no other manifest can be made of it. */
   readonly signed?: { signed: Signed; signatures: string[] }
   /**
-   * The wanted objects, each once, in an order that is quick to read; read each before asking for the next. Can be
+   * The wanted objects, each once, in the order in which they are to be sent; read each before asking for the next. Can be
    * called again. Throws `object_missing` when the source has not got one of them.
    */
   objects(wanted: ReadonlySet<Sha256>): AsyncIterable<BundleObject>

@@ -6,8 +6,8 @@ import { type Choice, IGNORE_FILE, type Rules, rulesOf } from './ignore.ts'
 import { foldedName, lookAlikes, SMALL, sortedByPath, unreadable } from './source.ts'
 
 /**
- * Times are milliseconds since 1970, to a quarter of a microsecond: no clock of a file system ticks faster. To ask for all of
- * their nanoseconds, as BigInts, takes three times as long as the rest of a look.
+ * Times are milliseconds since 1970, to a quarter of a microsecond. What is written twice within that is written just before it is
+ * read, and then not remembered. To ask for all nanoseconds, as BigInts, takes three times as long as the rest of a look.
  */
 export type Facts = { size: number; mtimeMs: number; ctimeMs: number; ino: number }
 export type WalkedFile = { kind: 'file'; path: string; mode: Mode } & Facts

@@ -49,7 +49,7 @@ export interface IncomingObject {
 }
 
 /**
- * Writes one object, counted and hashed on the way, whole or not at all; not yet durable (see `assemble`).
+ * Writes one object, hashed, whole or not at all; not yet durable (see `assemble`).
  * Gives its path, or undefined when it was here before: then the one that releases link to stays, and is none that a
  * refusal of this upload may take away. Throws `object_mismatch` when the bytes are not those of the digest.
  */

@@ -21,6 +21,7 @@ import { type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { openHashCache } from '../../client/hash-cache.ts'
 import { type HashProgress, hashTree } from '../../client/hash-tree.ts'
+import { startHelper } from '../../client/hash-work.ts'
 import { treeSource } from '../../client/tree-source.ts'
 import { type WalkedFile, walk } from '../../client/walk.ts'
 import { isFile } from '../../shared/manifest.ts'
@@ -247,6 +248,17 @@ test('what takes long is hashed by two, and each content is that of its file; wh
   )
   assert.partialDeepStrictEqual(said.at(-1), { files: 90, totalFiles: 90, bytes: said.at(-1)?.totalBytes })
   for (const { files, bytes, totalBytes } of said) assert.ok(files <= 90 && bytes <= totalBytes)
+
+  const work = {
+    files: files.map(({ path, size }) => ({ place: join(dir, path), size })),
+    claimed: new Int32Array(new SharedArrayBuffer(4)),
+  }
+  const helped = await startHelper(work)?.digests
+  assert.deepEqual(
+    files.map((_, index) => helped?.get(index)),
+    [...digests.values()],
+    'alone it gets them all',
+  )
 
   // Whichever of the two comes to it.
   for (const path of ['f0', 'f45', 'f89']) {

@@ -1,0 +1,33 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { changesSince } from '../../client/changes-since.ts'
+import type { Entry } from '../../shared/manifest.ts'
+import { type Sha256, sha256 } from '../../shared/names.ts'
+
+/** Beyond U+FFFF the order of the bytes is another one than JavaScript's. */
+const name = fc.constantFrom('a', 'b', 'ab', '\uFFFD', '😀', 'z')
+const path = fc.array(name, { minLength: 1, maxLength: 3 }).map((names) => names.join('/'))
+const content = fc.constantFrom('one', 'two', 'three', 'four').map(sha256)
+const files = fc
+  .uniqueArray(fc.tuple(path, fc.option(content)), { selector: ([path]) => path, maxLength: 10 })
+  .map((pairs) => pairs.sort(([a], [b]) => Buffer.compare(Buffer.from(a), Buffer.from(b))))
+  .map((pairs) =>
+    pairs.map(([path, sha256]): Entry => (sha256 ? { path, mode: '0644', size: 1, sha256 } : { path, link: 'x' })),
+  )
+
+function digestsOf(entries: readonly Entry[]): Set<Sha256> {
+  return new Set(entries.flatMap((entry) => ('sha256' in entry ? [entry.sha256] : [])))
+}
+
+test('what is lacking is what the reference has nowhere, also of files that moved and of odd names', () => {
+  fc.assert(
+    fc.property(files, files, (older, newer) => {
+      const text = Buffer.from(JSON.stringify({ files: older }))
+      const since = changesSince({ digest: sha256(text), text }, newer)
+      const had = digestsOf(older)
+      assert.deepEqual(since?.lacking, new Set([...digestsOf(newer)].filter((digest) => !had.has(digest))))
+    }),
+    { numRuns: 500 },
+  )
+})
