@@ -132,7 +132,7 @@ export async function storeObjects(
     }
     return { tree, synced: syncing.end }
   } catch (error) {
-    if (tree) await endTree(layout, signed)
+    await endTree(layout, signed)
     const failure =
       asFailure(`push ${manifest.app}`, error, layout.root) ??
       // What stays of a cut upload must have come to the disk: another sync is not told that it did not.

@@ -24,9 +24,14 @@ export function doAfterwards(agent: Parts): Afterwards {
   const underWay = new Set<AppName>()
   const pushed = new Set<AppName>()
 
+  function arm(app: AppName): void {
+    clearTimeout(timers.get(app))
+    timers.set(app, setTimeout(() => void run(app), DELAY_MS).unref())
+  }
+
   async function run(app: AppName): Promise<void> {
     timers.delete(app)
-    if (underWay.has(app)) return
+    if (underWay.has(app)) return arm(app)
     underWay.add(app)
     await attempt(app, () => renewSpare(agent, app))
     if (pushed.delete(app) && !(await attempt(app, () => tidyStore(agent, app)))) pushed.add(app)
@@ -47,8 +52,7 @@ export function doAfterwards(agent: Parts): Afterwards {
   return {
     due(app, { push } = { push: false }) {
       if (push) pushed.add(app)
-      clearTimeout(timers.get(app))
-      timers.set(app, setTimeout(() => void run(app), DELAY_MS).unref())
+      arm(app)
     },
     end() {
       for (const timer of timers.values()) clearTimeout(timer)
