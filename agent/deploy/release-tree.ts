@@ -35,7 +35,9 @@ export interface GrowingTree {
 }
 
 export function growTree(layout: Layout, release: Release, tree: string): GrowingTree {
-  mkdirSync(tree, { recursive: true, mode: 0o755 })
+  // Not recursive: on a disk that takes no writes that says ENOENT.
+  mkdirIfNone(dirname(tree))
+  mkdirIfNone(tree)
   const add = adderTo(layout, release, tree)
   const left = new Set(entriesOf(layout, release))
   const waiting = new Map<Sha256, FileEntry[]>()
