@@ -9,6 +9,7 @@ import { parseSignature, verifySignature } from '../../shared/sshsig.ts'
 import { RELEASE_NAMESPACE } from '../../shared/wire.ts'
 import { reach } from '../fault.ts'
 import { rebuilt } from '../state/basis.ts'
+import { syncAlong } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
 import { type IncomingObject, makeAppDirs, removeObjects, storeObject, WHOLE_BYTES } from '../state/objects.ts'
 import { currentRelease, readReleaseText, releasesOn } from '../state/release-store.ts'
@@ -74,8 +75,16 @@ export function provenSigners(
   return [...principals]
 }
 
+/** Of the objects that came. */
+export interface Stored {
+  /** That was made of them meanwhile. */
+  tree: GrowingTree | undefined
+  /** Of the writing that was begun meanwhile: to be awaited before they count as durable. Throws when it failed. */
+  synced(): Promise<void>
+}
+
 /**
- * Stores the objects that came and checks that the release is whole. Gives the tree that was made of them meanwhile. What a
+ * Stores the objects that came and checks that the release is whole. What a
  * refused upload brought is removed again, also when it is the disk that refuses; what a cut connection brought stays,
  * each object proved, so that the next push need not send it.
  */
@@ -84,11 +93,16 @@ export async function storeObjects(
   { signed }: Proved,
   { first, rest }: { first: IteratorResult<BundleEntry>; rest: AsyncIterator<BundleEntry> },
   { survey: { missing, lacking }, spend }: { survey: Pick<Survey, 'missing' | 'lacking'>; spend: Spend },
-): Promise<GrowingTree | undefined> {
+): Promise<Stored> {
   const { manifest } = signed
   const contents = contentsOf(manifest)
   const absent = new Set(lacking.objects.map(keyOf))
   const came = new Set<Sha256>()
+  const syncing = syncAlong(layout.root)
+  const take: Spend = (bytes) => {
+    syncing.wrote(bytes)
+    return spend(bytes)
+  }
   makeAppDirs(layout, manifest.app)
   reach('upload.begun')
   let tree: GrowingTree | undefined
@@ -99,9 +113,9 @@ export async function storeObjects(
       const mode = expectedMode(entry, { contents, came })
       came.add(entry.sha256)
       const isWhole = entry.size <= WHOLE_BYTES
-      const looking = isWhole && spend(entry.size)
+      const looking = isWhole && take(entry.size)
       if (looking) await looking
-      const content = isWhole ? entry.content : spent(entry.content, spend)
+      const content = isWhole ? entry.content : taken(entry.content, take)
       const isAbsent = absent.has(keyOf({ sha256: entry.sha256, mode }))
       await storeObject(layout, manifest.app, { ...entry, content, isAbsent }, mode)
       tree?.stored(entry.sha256)
@@ -116,10 +130,16 @@ export async function storeObjects(
         },
       )
     }
-    return tree
+    return { tree, synced: syncing.end }
   } catch (error) {
     await endTree(layout, signed)
-    const failure = asFailure(`push ${manifest.app}`, error, layout.root)
+    const failure =
+      asFailure(`push ${manifest.app}`, error, layout.root) ??
+      // What stays of a cut upload must have come to the disk: another sync is not told that it did not.
+      (await syncing.end().then(
+        () => undefined,
+        (failed: unknown) => asFailure(`push ${manifest.app}`, failed, layout.root),
+      ))
     const brought = lacking.objects.filter(({ sha256 }) => came.has(sha256))
     if (failure) removeObjects(brought.map(({ sha256, mode }) => layout.object(manifest.app, sha256, mode)))
     throw failure ?? error
@@ -140,9 +160,9 @@ function asObject(
   return { sha256: entry.sha256, size, content: rebuilt(layout, app, { recipe: entry, size }) }
 }
 
-async function* spent(content: AsyncIterable<Uint8Array>, spend: Spend): AsyncGenerator<Uint8Array> {
+async function* taken(content: AsyncIterable<Uint8Array>, take: Spend): AsyncGenerator<Uint8Array> {
   for await (const chunk of content) {
-    await spend(chunk.length)
+    await take(chunk.length)
     yield chunk
   }
 }

@@ -20,6 +20,8 @@ interface Parts {
   running?: Release | undefined
   /** For who has begun with it. */
   tree?: GrowingTree | undefined
+  /** Of what came: see `Stored`. */
+  synced?: () => Promise<void>
 }
 
 /**
@@ -49,7 +51,7 @@ export async function endTree(layout: Layout, { manifest, id }: Release): Promis
  * Builds the release directory beside its place and renames it there: it exists whole or not at all. One sync of the
  * file system makes everything durable at once, the objects too, instead of one per file.
  */
-export async function assemble(layout: Layout, { signed, signatures, running, tree }: Parts): Promise<Release> {
+export async function assemble(layout: Layout, { signed, signatures, running, tree, synced }: Parts): Promise<Release> {
   const { manifest, id, text } = signed
   const { app } = manifest
   if (releasesOn(layout, app).includes(id)) return madeBefore(layout, { id, manifest })
@@ -63,6 +65,7 @@ export async function assemble(layout: Layout, { signed, signatures, running, tr
       writeFileSync(join(staging, 'signatures', `${index}.sig`), signature, { mode: 0o444 })
     }
     writeFileSync(join(staging, 'release.json'), text, { mode: 0o444 })
+    await synced?.()
     await syncFilesystem(staging)
     await renameWhole(staging, layout.releaseDir(app, id))
   } catch (error) {

@@ -8,7 +8,7 @@ import { type Environment, environmentOfRelease, newestEnvironment, setNewestRev
 import type { Amount } from '../state/ledger-disk.ts'
 import { currentRelease, type Release, readRelease, readReleaseBytes, sizeOf } from '../state/release-store.ts'
 import { readSigners } from '../state/signers.ts'
-import { type Proved, proveManifest, refuseNamesake, storeObjects, tidyRefused } from './admit.ts'
+import { type Proved, proveManifest, refuseNamesake, type Stored, storeObjects, tidyRefused } from './admit.ts'
 import { assemble, orWithdraw } from './assemble.ts'
 import { type Asked, type Change, openChange, type Report, runChange } from './change.ts'
 import { mendDamaged, surveyOf } from './damage.ts'
@@ -18,7 +18,6 @@ import { goBack } from './go-back.ts'
 import { type Loop, loopReceipt } from './looping.ts'
 import type { Operation } from './operations.ts'
 import { pruneApp } from './prune.ts'
-import type { GrowingTree } from './release-tree.ts'
 import { checkRoom, watchRoom } from './room.ts'
 import {
   endOld,
@@ -50,8 +49,7 @@ export interface Admitted extends Proved {
   brings: number
   /** What runs, where it was read for this push. */
   running: Release | undefined
-  /** That was begun. */
-  tree: GrowingTree | undefined
+  stored: Stored
 }
 
 /** Up to here nothing live has changed: a refusal is a plain HTTP status and leaves nothing behind. */
@@ -66,9 +64,9 @@ export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<Bu
       asked?.signed === proved.signed ? asked.survey : await surveyOf(agent, proved.signed.manifest, running?.whole)
     const takes = await checkRoom(agent, proved, survey.lacking)
     const incoming = { first, rest: bundle }
-    const tree = await storeObjects(agent.layout, proved, incoming, { survey, spend: watchRoom(agent, app) })
+    const stored = await storeObjects(agent.layout, proved, incoming, { survey, spend: watchRoom(agent, app) })
     const brings = survey.lacking.objects.reduce((sum, { size }) => sum + size, 0)
-    return { ...proved, takes, brings, running: running?.release, tree }
+    return { ...proved, takes, brings, running: running?.release, stored }
   } catch (error) {
     tidyRefused(agent.layout, app)
     throw error
@@ -77,14 +75,14 @@ export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<Bu
 
 /** From here on the deploy belongs to the agent and runs to its end, even if the client has gone. */
 export async function rollOut(agent: Agent, ask: Ask, admitted: Admitted): Promise<void> {
-  const { signed, signatures, signers, takes, brings, running, tree } = admitted
+  const { signed, signatures, signers, takes, brings, running, stored } = admitted
   const change = await orWithdraw(agent.layout, signed, () => openChange(ask, agent, signed.id))
   await runChange(agent, change, async () => {
     const row = { id: signed.id, signers, ...sizeOf(signed.manifest) }
     await orWithdraw(agent.layout, signed, () => agent.ledger.received(ask.app, row))
     change.step('stored', { release: signed.id })
     await mendDamaged(agent, ask.app)
-    const release = await assemble(agent.layout, { signed, signatures, running, tree })
+    const release = await assemble(agent.layout, { signed, signatures, running, ...stored })
     change.takes(takes)
     agent.ledger.setBytesOnDisk(ask.app, agent.ledger.app(ask.app).bytesOnDisk + brings)
     agent.ledger.setState(ask.app, release.id, 'assembled')

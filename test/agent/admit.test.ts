@@ -46,6 +46,8 @@ test('of a refused upload nothing stays, in no mode and not in the tree that was
   // Refused now, it takes only what it has brought.
   await assert.rejects(stored(objectOf('one'), objectOf('owt', sha256('two'))), refused)
   assert.equal(objects().length, 2)
-  await (await stored(objectOf('two')))?.finish()
+  const { tree, synced } = await stored(objectOf('two'))
+  await tree?.finish()
+  await synced()
   assert.deepEqual(readdirSync(layout.treeIn(layout.staging(APP, signed.id))).sort(), ['a', 'b', 'c'])
 })
