@@ -11,7 +11,7 @@ export interface HashWork {
   claimed: Int32Array
 }
 
-/** A thread makes little garbage here, and would keep 30 MB of it. */
+/** A thread has little to remember here, and lives for less than a second as a rule. */
 const MAX_YOUNG_MB = 4
 
 /** The index of the next file that nobody has begun with; beyond the last when there is none. */

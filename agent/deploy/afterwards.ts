@@ -62,7 +62,7 @@ export function doAfterwards(agent: Parts): Afterwards {
 }
 
 /** Removes what a cut upload left for too long, and counts what is there. Throws when a change begins meanwhile. */
-export async function tidyStore({ layout, ledger, operations, asked }: Parts, app: AppName): Promise<void> {
+async function tidyStore({ layout, ledger, operations, asked }: Parts, app: AppName): Promise<void> {
   const turn = idleTurn(operations, app)
   const looked = await lookThrough(layout, app, turn)
   let { bytes } = looked

@@ -110,7 +110,7 @@ export async function syncFilesystem(path: string): Promise<void> {
   reach('disk.synced')
 }
 
-/** So much is written in half a second by a fast disk; a call takes 3 ms of a core. */
+/** Eight calls for half a gigabyte: little is left for the end, and they are few. */
 const SYNC_EVERY_BYTES = 64 * 1024 * 1024
 
 /**

@@ -50,8 +50,7 @@ export interface IncomingObject {
 
 /**
  * Writes one object, hashed, whole or not at all; not yet durable (see `assemble`).
- * Gives its path, or undefined when it was here before: then the one that releases link to stays, and is none that a
- * refusal of this upload may take away. Throws `object_mismatch` when the bytes are not those of the digest.
+ * Gives its path, or undefined when it was here before: then the one that releases link to stays. Throws `object_mismatch` when the bytes are not those of the digest.
  */
 export async function storeObject(
   layout: Layout,

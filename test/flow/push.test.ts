@@ -27,7 +27,7 @@ test('a first push serves, a second of the same tree changes nothing, and --forc
   assert.notEqual(current(), before)
 })
 
-test('of two first pushes at once, which ask nothing before, one is refused while it sends, and the other serves', async (t) => {
+test('of two first pushes at once one is refused, at its question or while it sends, and the other serves', async (t) => {
   const world = await makeWorld(t)
   const key = makeHandKey('ssh-ed25519')
   assert.equal((await world.agentCommand('signers', 'add', 'eve', key.publicLine)).exit, 0)
