@@ -24,10 +24,17 @@ export interface Choice {
   shared?: string[]
 }
 
+/** The `name` is the last part of the path. */
+export interface Asked {
+  path: string
+  name: string
+  isDirectory: boolean
+}
+
 /** The rules that hold in one directory and below. Made once for the top, and anew where a .tarmacignore lies. */
 export interface Rules {
   /** False: it is ignored, and when it is a directory nothing in it is looked at. */
-  allows(path: string, isDirectory: boolean): boolean
+  allows(entry: Asked): boolean
   /** True when no include is given, or one matches the path or a directory above it. */
   includes(path: string, isDirectory: boolean): boolean
   /** These rules and the lines of a .tarmacignore in the directory `dir` ('' for the top). */
@@ -41,13 +48,13 @@ export function rulesOf(choice: Choice): Rules {
   const includes: Rules['includes'] = (path, isDirectory) => include?.ignores(asked(path, isDirectory)) ?? true
   const under = (usual: Ignore | undefined, secrets: Ignore): Rules => ({
     // To ask the package takes a microsecond for each pattern; most of ours can be told by the name not to match.
-    allows: (path, isDirectory) => {
-      const name = path.slice(path.lastIndexOf('/') + 1)
-      if (ALWAYS.has(name) || path === PROJECT_FILE) return false
+    allows: ({ path, name, isDirectory }) => {
+      const isHidden = name.startsWith('.')
+      if ((isHidden && ALWAYS.has(name)) || path === PROJECT_FILE) return false
       if (usual === undefined ? name === path && name.endsWith(BUNDLES) : usual.ignores(asked(path, isDirectory)))
         return false
       if (chosen?.ignores(asked(path, isDirectory))) return false
-      return !(name.startsWith('.env') && secrets.ignores(asked(path, isDirectory)))
+      return !(isHidden && name.startsWith('.env') && secrets.ignores(asked(path, isDirectory)))
     },
     includes,
     with: (dir, ignoreFile) => {

@@ -1,6 +1,7 @@
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type AppName, type Sha256, sha256 } from '../shared/names.ts'
+import { writeCacheFile } from './cache-file.ts'
 
 // The release.json that was last pushed to an agent, so that the next one can be sent as the difference from it: see
 // shared/difference.ts. And the chunks of big files in it, so that the next recipe needs no question. To lose either
@@ -39,22 +40,13 @@ export function openReferences(cacheDir: string): References {
       }
     },
     keep(pin, app, { text, chunks }) {
-      write(fileOf('release', pin, app), text)
+      writeCacheFile(cacheDir, fileOf('release', pin, app), [text])
       const file = fileOf('chunks', pin, app)
       // Most apps have no such files.
-      if (chunks.size > 0 || existsSync(file)) write(file, JSON.stringify(Object.fromEntries(chunks)))
+      if (chunks.size > 0 || existsSync(file)) {
+        writeCacheFile(cacheDir, file, [JSON.stringify(Object.fromEntries(chunks))])
+      }
     },
-  }
-
-  function write(file: string, text: string): void {
-    const temporary = `${file}.${process.pid}.tmp`
-    try {
-      mkdirSync(cacheDir, { recursive: true, mode: 0o700 })
-      writeFileSync(temporary, text, { mode: 0o600 })
-      renameSync(temporary, file)
-    } catch {
-      rmSync(temporary, { force: true })
-    }
   }
 }
 

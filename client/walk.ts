@@ -29,9 +29,10 @@ export function walk(root: string, choice: Choice = {}): { entries: Walked[]; wa
     const rules = names.some(({ name }) => name === IGNORE_FILE) ? above.with(dir, ignoreFileOf(root, dir)) : above
     if (names.length === 0 && dir !== '' && above.includes(dir, true)) entries.push({ kind: 'dir', path: dir })
     for (const entry of names) {
-      const path = dir === '' ? entry.name : `${dir}/${entry.name}`
+      const { name } = entry
+      const path = dir === '' ? name : `${dir}/${name}`
       const isDirectory = entry.isDirectory()
-      if (!rules.allows(path, isDirectory)) continue
+      if (!rules.allows({ path, name, isDirectory })) continue
       if (isDirectory) visit(path, rules)
       else if (rules.includes(path, false)) entries.push(walked(root, path, entry))
     }
@@ -42,11 +43,12 @@ export function walk(root: string, choice: Choice = {}): { entries: Walked[]; wa
   return { entries: sortedByPath(entries), warnings }
 }
 
-/** Whether there are two in one directory. */
-function haveLookAlikes(names: Dirent[]): boolean {
-  if (names.every(({ name }) => SMALL.test(name))) return false
-  const folded = new Set(names.map(({ name }) => foldedName(name)))
-  return folded.size < names.length
+/** Whether there are two in one directory. Of such two one at least is not small. */
+function haveLookAlikes(entries: Dirent[]): boolean {
+  const others = entries.filter(({ name }) => !SMALL.test(name))
+  if (others.length === 0) return false
+  const folded = new Set(others.map(({ name }) => foldedName(name)))
+  return folded.size < others.length || entries.some(({ name }) => folded.has(name) && SMALL.test(name))
 }
 
 function walked(root: string, path: string, entry: Dirent): Walked {

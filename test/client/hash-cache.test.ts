@@ -163,24 +163,25 @@ test('a damaged cache is no cache', async (t) => {
   await hashed(place)
   const [name = ''] = readdirSync(place.cacheDir)
   const file = join(place.cacheDir, name)
-  const good = readFileSync(file, 'utf8')
-  const cache = JSON.parse(good.slice(65))
-  const sealed = (value: unknown) => `${sha256(JSON.stringify(value))}\n${JSON.stringify(value)}`
-  assert.equal(good, sealed(cache))
+  const good = readFileSync(file)
+  const body = good.subarray(65).toString('latin1')
+  const sealed = (text: string) => `${sha256(Buffer.from(text, 'latin1'))}\n${text}`
+  assert.equal(good.toString('latin1'), sealed(body))
   for (const [what, text] of Object.entries({
     empty: '',
-    cut: good.slice(0, -5),
-    'not JSON': 'x',
-    null: sealed(null),
-    'another format': sealed({ ...cache, format: 1 }),
-    "another project's": sealed({ ...cache, dir: '/elsewhere' }),
-    'one digit of a digest': good.replace(
+    cut: sealed(body).slice(0, -5),
+    'not ours': 'x',
+    null: sealed('null\n'),
+    'another format': sealed(body.replace('{"format":3', '{"format":2')),
+    "another project's": sealed(body.replace(JSON.stringify(place.dir), '"/elsewhere"')),
+    'one digit of a digest': sealed(body).replace(
       sha256('one'),
       sha256('one').replace(/.$/, (digit) => (digit === '0' ? '1' : '0')),
     ),
-    'no digest at its beginning': good.slice(65),
+    'no digest at its beginning': body,
   })) {
-    writeFileSync(file, text)
+    assert.notEqual(text, sealed(body), what)
+    writeFileSync(file, text, 'latin1')
     const { digests, read } = await hashed(place)
     assert.deepEqual(read, ['a'], what)
     assert.equal(digests.get('a'), sha256('one'), what)
