@@ -20,12 +20,12 @@ import { openReferences, type Reference } from './references.ts'
 import type { Source } from './source.ts'
 
 /**
- * A host in the same building or on this machine answers sooner (two milliseconds are our own), and is mostly reached
- * faster than zstd works.
+ * A host in the same building or on this machine answers sooner (two to six milliseconds are our own), and is mostly
+ * reached faster than zstd works.
  */
-const NEAR_MS = 5
+const NEAR_MS = 8
 /** What is farther is seldom reached as fast as zstd works. */
-const FAR_MS = 8
+const FAR_MS = 12
 
 export interface Sent {
   bytes: number
