@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { type Sha256, sha256 } from '../shared/names.ts'
@@ -17,6 +18,8 @@ const SHA256_CHARS = 64
 const NUMBERS = 4
 
 export interface HashCache {
+  /** It knew nothing when it was opened. */
+  readonly isEmpty: boolean
   get(file: WalkedFile): Sha256 | undefined
   /** `readAtMs`: the clock when the reading began. Does nothing for a file touched just before, or after. */
   remember(file: WalkedFile, digest: Sha256, readAtMs: number): void
@@ -36,6 +39,7 @@ export function openHashCache(cacheDir: string, projectDir: string): HashCache {
   const unknown = new Map<string, number>()
   let changed = false
   return {
+    isEmpty: old.paths.length === 0,
     get(file) {
       const row = find(file.path)
       const digest = row !== undefined && holds(old.numbers, row, file) ? digestAt(old.digests, row) : undefined
@@ -55,12 +59,10 @@ export function openHashCache(cacheDir: string, projectDir: string): HashCache {
     save() {
       const known = files.filter((_, place) => digests[place] !== undefined)
       if (!changed && known.length === old.paths.length) return
-      const body = bodyOf(dir, {
-        paths: known.map(({ path }) => path),
-        numbers: Float64Array.from(known.flatMap(numbersOf)),
-        digests: digests.join(''),
-      })
-      writeCacheFile(cacheDir, cacheFile, [`${sha256(body)}\n`, body])
+      const parts = partsOf(dir, known, digests)
+      const seal = createHash('sha256')
+      for (const part of parts) seal.update(part)
+      writeCacheFile(cacheDir, cacheFile, [`${seal.digest('hex')}\n`, ...parts])
     },
   }
 }
@@ -72,10 +74,6 @@ interface Rows {
   numbers: Float64Array
   /** SHA256_CHARS for each path. */
   digests: string
-}
-
-function numbersOf({ size, mtimeMs, ctimeMs, ino }: WalkedFile): number[] {
-  return [size, mtimeMs, ctimeMs, ino]
 }
 
 function holds(numbers: Float64Array, row: number, { size, mtimeMs, ctimeMs, ino }: WalkedFile): boolean {
@@ -102,9 +100,13 @@ function finderIn(paths: readonly string[]): (path: string) => number | undefine
   }
 }
 
-function bodyOf(dir: string, { paths, numbers, digests }: Rows): Buffer {
-  const head = JSON.stringify({ format: CACHE_FORMAT, dir, files: paths.length })
-  return Buffer.concat([Buffer.from(`${head}\n`), Buffer.from(numbers.buffer), Buffer.from(digests + paths.join('\0'))])
+function partsOf(dir: string, files: readonly WalkedFile[], digests: readonly (Sha256 | undefined)[]) {
+  const numbers = new Float64Array(files.length * NUMBERS)
+  for (const [row, { size, mtimeMs, ctimeMs, ino }] of files.entries())
+    numbers.set([size, mtimeMs, ctimeMs, ino], row * NUMBERS)
+  const head = JSON.stringify({ format: CACHE_FORMAT, dir, files: files.length })
+  const paths = files.map(({ path }) => path).join('\0')
+  return [`${head}\n`, Buffer.from(numbers.buffer), digests.join(''), paths]
 }
 
 /** What we wrote, to the last bit: a digest with one bit changed would go into a release. */

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setFlagsFromString } from 'node:v8'
 import { changedWhilePacked } from '../shared/bundle-write.ts'
 import { isErrno } from '../shared/failure.ts'
 import { type Entry, type FileEntry, isFile } from '../shared/manifest.ts'
@@ -18,15 +19,22 @@ export interface TreeOptions extends Choice {
   onProgress?: ((progress: HashProgress) => void) | undefined
 }
 
+/**
+ * V8 lets its space for new objects grow to 56 MB while a big tree is hashed and sent for the first time. That takes seconds
+ * either way, and so 40 MB less. A later look takes half a second, a tenth longer without that space.
+ */
+const NO_GROWTH = '--semi-space-growth-factor=1'
+
 /** Hashing that took longer is written down at once, before a push that may be broken off. */
 const DEAR_MS = 1_000
 
 /** A directory as a source: walked and hashed now, read again when its objects are wanted. Throws `source_invalid`. */
 export async function treeSource(dir: string, options: TreeOptions): Promise<Source> {
   const { cacheDir, onProgress, ...choice } = options
+  const cache = openHashCache(cacheDir, dir)
+  if (cache.isEmpty) setFlagsFromString(NO_GROWTH)
   const walked = walk(dir, choice)
   const files = walked.entries.filter((entry) => entry.kind === 'file')
-  const cache = openHashCache(cacheDir, dir)
   const began = performance.now()
   const digests = await hashTree({ root: dir, files, cache, onProgress })
   let isRemembered = false
