@@ -45,7 +45,9 @@ export async function proveManifest(
   const signatures: string[] = []
   let next = await entries.next()
   for (; !next.done && next.value.kind === 'signature'; next = await entries.next()) signatures.push(next.value.text)
+  await breathe()
   const signers = provenSigners(text, signatures, policy)
+  await breathe()
   const signed = policy.parsed?.text === text ? policy.parsed : await parseManifestInTurns(text, breathe)
   if (signed.manifest.app !== policy.app) {
     throw new Failure('app_mismatch', `push ${policy.app}: the bundle was signed for the app ${signed.manifest.app}`)
