@@ -2,7 +2,6 @@ import prettyBytes from 'pretty-bytes'
 import type { BundleObject } from '../shared/bundle.ts'
 import { bundleBytes } from '../shared/bundle-write.ts'
 import { objectsOf } from '../shared/contents.ts'
-import type { LinkKind } from '../shared/difference.ts'
 import { Failure } from '../shared/failure.ts'
 import type { ReleaseId, Sha256 } from '../shared/names.ts'
 import { addedBytes, type Recipe } from '../shared/recipe.ts'
@@ -13,19 +12,13 @@ import { basesIn, changesSince, chunkTexts, type Since } from './changes-since.t
 import type { Connection } from './connection.ts'
 import { type Context, withConnection } from './context.ts'
 import { followChange, type Outcome } from './follow.ts'
+import { linkOf } from './link-kind.ts'
 import type { Prepared, Release } from './prepare.ts'
 import { startProgress } from './progress.ts'
 import { asRecipes, beginChunks, type Chunking, isAboutRecipes, planRecipes } from './recipes.ts'
 import { openReferences, type Reference } from './references.ts'
 import type { Source } from './source.ts'
-
-/**
- * A host in the same building or on this machine answers sooner (two to six milliseconds are our own), and is mostly
- * reached faster than zstd works.
- */
-const NEAR_MS = 8
-/** What is farther is seldom reached as fast as zstd works. */
-const FAR_MS = 12
+import { keepYoungSpaceSmall } from './young-space.ts'
 
 export interface Sent {
   bytes: number
@@ -65,6 +58,7 @@ export async function deliver(context: Context, job: Delivery): Promise<Outcome>
   }
   if (known?.running && known.running.content === content && !force)
     return alreadyRunning(context, job, known.running.release)
+  keepYoungSpaceSmall()
   const since = known?.kept && changesSince(known.kept, prepared.source.entries)
   const remembered = since === undefined ? new Map() : references.chunksOf(pin, app)
   const bases = since === undefined ? [] : basesIn(remembered, since)
@@ -197,11 +191,6 @@ async function* afterFirst<T>(lines: AsyncIterable<T>, then: () => void): AsyncG
     if (isFirst) then()
     isFirst = false
   }
-}
-
-function linkOf({ roundTripMs }: Connection): LinkKind | undefined {
-  if (roundTripMs < NEAR_MS) return 'near'
-  return roundTripMs > FAR_MS ? 'far' : undefined
 }
 
 function alreadyRunning({ print }: Context, { connection, prepared }: Delivery, running: ReleaseId): Outcome {

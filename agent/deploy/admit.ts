@@ -6,6 +6,7 @@ import { Failure } from '../../shared/failure.ts'
 import { type FileEntry, parseManifestInTurns, type Signed } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
 import { parseSignature, verifySignature } from '../../shared/sshsig.ts'
+import { whenDue } from '../../shared/turns.ts'
 import { RELEASE_NAMESPACE } from '../../shared/wire.ts'
 import { reach } from '../fault.ts'
 import { rebuilt } from '../state/basis.ts'
@@ -107,6 +108,7 @@ export async function storeObjects(
   }
   makeAppDirs(layout, manifest.app)
   reach('upload.begun')
+  const due = whenDue(breathe)
   let tree: GrowingTree | undefined
   try {
     tree = await beginTree(layout, signed)
@@ -121,6 +123,8 @@ export async function storeObjects(
       const isAbsent = absent.has(keyOf({ sha256: entry.sha256, mode }))
       await storeObject(layout, manifest.app, { ...entry, content, isAbsent }, mode)
       tree?.stored(entry.sha256)
+      const pause = due()
+      if (pause) await pause
     }
     const left = missing.filter((digest) => !came.has(digest))
     if (left.length > 0) {

@@ -4,6 +4,7 @@ import { setImmediate as breathe } from 'node:timers/promises'
 import { isErrno } from '../../shared/failure.ts'
 import { type Entry, type FileEntry, isFile, isLink } from '../../shared/manifest.ts'
 import type { Sha256 } from '../../shared/names.ts'
+import { whenDue } from '../../shared/turns.ts'
 import type { Layout } from '../state/layout.ts'
 import { linkObject } from '../state/objects.ts'
 import type { Release } from '../state/release-store.ts'
@@ -12,8 +13,8 @@ import { sharedLinks } from './mend.ts'
 
 // The tree of a release, made of links to objects; not yet in its place.
 
-/** About 5 ms. After it the event loop gets its turn, so that `status` answers meanwhile. */
-const ENTRIES_PER_TURN = 500
+/** So many of one content are made where there is a turn for others. */
+const MANY = 200
 
 /** Makes `tree` of nothing. `turn` is awaited now and then; what it throws ends the work. */
 export async function makeTree(
@@ -50,8 +51,7 @@ export function growTree(layout: Layout, release: Release, tree: string): Growin
   return {
     stored(sha256) {
       const entries = waiting.get(sha256) ?? []
-      // So many are made where there is a turn for others.
-      if (entries.length > ENTRIES_PER_TURN) return
+      if (entries.length > MANY) return
       for (const entry of entries) {
         add(entry)
         left.delete(entry)
@@ -70,9 +70,10 @@ export async function alterTree(layout: Layout, tree: string, { from, to }: { fr
   const { gone, fresh } = differencesOf(entriesOf(layout, from), entriesOf(layout, to))
   await breathe()
   const emptied = new Set<string>()
-  let count = 0
+  const due = whenDue(breathe)
   for (const entry of gone) {
-    if (++count % ENTRIES_PER_TURN === 0) await breathe()
+    const pause = due()
+    if (pause) await pause
     const path = `${tree}/${entry.path}`
     if (isFile(entry) || isLink(entry)) unlinkSync(path)
     else emptied.add(path)
@@ -113,10 +114,11 @@ async function addEntries(
   turn: () => Promise<unknown>,
 ): Promise<void> {
   const add = adderTo(layout, release, tree)
-  let count = 0
+  const due = whenDue(turn)
   for (const entry of entries) {
     add(entry)
-    if (++count % ENTRIES_PER_TURN === 0) await turn()
+    const pause = due()
+    if (pause) await pause
   }
 }
 

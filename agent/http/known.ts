@@ -57,6 +57,7 @@ async function runningWhole(agent: Agent, app: AppName, moment: Moment): Promise
   const id = runningAsWanted(agent, app)
   const release = id && intactRelease(agent.layout, app, id)
   if (!release) return null
+  await breathe()
   const content = contentOfText(readReleaseBytes(agent.layout, app, id))
   await breathe()
   const { missing, whole } = await surveyOf(agent, release.manifest)

@@ -65,8 +65,11 @@ export function signalFamily(family: Family, signal: NodeJS.Signals): void {
 }
 
 /** True when none was left by then. */
-export function awaitGone(family: Family, timeoutMs: number): Promise<boolean> {
-  return awaitFalse(() => membersOf(family).length > 0, timeoutMs)
+export async function awaitGone(family: Family, timeoutMs: number): Promise<boolean> {
+  if (!(await awaitFalse(() => membersOf(family).length > 0, timeoutMs))) return false
+  // In the middle of its exec(2) a process has no environment to show, and so no mark.
+  await sleep(FIRST_LOOK_MS)
+  return membersOf(family).length === 0
 }
 
 /** Gives PID 1 the time to reap what is only a zombie now, so that `kill -0` too says it is gone. */

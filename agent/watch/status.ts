@@ -18,10 +18,14 @@ import { ledgerNotes } from './ledger-notes.ts'
 const HOUR_MS = 3_600_000
 
 export async function agentStatus(agent: Agent, app: AppName | undefined): Promise<AgentStatus> {
-  const disk = await diskOf(agent.config)
-  const memory = await mem()
-  const [one = 0, five = 0, fifteen = 0] = loadavg()
   const apps = appsOn(agent.layout).filter((name) => app === undefined || name === app)
+  // At once: each waits for the turns of whatever else the agent does.
+  const [disk, memory, statuses] = await Promise.all([
+    diskOf(agent.config),
+    mem(),
+    Promise.all(apps.map((name) => appStatus(agent, name))),
+  ])
+  const [one = 0, five = 0, fifteen = 0] = loadavg()
   const { path, totalBytes, freeBytes, totalInodes, freeInodes } = disk
   const notes = ledgerNotes(agent.ledger, apps)
   return {
@@ -39,7 +43,7 @@ export async function agentStatus(agent: Agent, app: AppName | undefined): Promi
     },
     memory: { totalBytes: memory.total, availableBytes: memory.available },
     load: [one, five, fifteen],
-    apps: await Promise.all(apps.map((name) => appStatus(agent, name))),
+    apps: statuses,
     ...(notes.length === 0 ? {} : { notes }),
   }
 }
