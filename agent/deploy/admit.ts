@@ -86,6 +86,13 @@ export interface Stored {
   synced(): Promise<void>
 }
 
+interface Storing {
+  survey: Pick<Survey, 'missing' | 'lacking'>
+  spend: Spend
+  /** Called when all has come. What it throws refuses the upload. */
+  approve?: () => void
+}
+
 /**
  * Stores the objects that came and checks that the release is whole. What a
  * refused upload brought is removed again, also when it is the disk that refuses; what a cut connection brought stays,
@@ -95,7 +102,7 @@ export async function storeObjects(
   layout: Layout,
   { signed }: Proved,
   { first, rest }: { first: IteratorResult<BundleEntry>; rest: AsyncIterator<BundleEntry> },
-  { survey: { missing, lacking }, spend }: { survey: Pick<Survey, 'missing' | 'lacking'>; spend: Spend },
+  { survey: { missing, lacking }, spend, approve }: Storing,
 ): Promise<Stored> {
   const { manifest } = signed
   const contents = contentsOf(manifest)
@@ -136,6 +143,7 @@ export async function storeObjects(
         },
       )
     }
+    approve?.()
     return { tree, synced: syncing.end }
   } catch (error) {
     await endTree(layout, signed)

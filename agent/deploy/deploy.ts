@@ -1,5 +1,6 @@
 // The order of a deploy. This file knows every step and no detail; each step takes what the one before it returned.
 
+import { isDeepStrictEqual } from 'node:util'
 import type { BundleEntry } from '../../shared/bundle-read.ts'
 import { contentOfText } from '../../shared/manifest.ts'
 import { type AppName, type ReleaseId, type Sha256, sha256 } from '../../shared/names.ts'
@@ -8,7 +9,15 @@ import { type Environment, environmentOfRelease, newestEnvironment, setNewestRev
 import type { Amount } from '../state/ledger-disk.ts'
 import { currentRelease, type Release, readRelease, readReleaseBytes, sizeOf } from '../state/release-store.ts'
 import { readSigners } from '../state/signers.ts'
-import { type Proved, proveManifest, refuseNamesake, type Stored, storeObjects, tidyRefused } from './admit.ts'
+import {
+  type Proved,
+  proveManifest,
+  provenSigners,
+  refuseNamesake,
+  type Stored,
+  storeObjects,
+  tidyRefused,
+} from './admit.ts'
 import { assemble, orWithdraw } from './assemble.ts'
 import { type Asked, type Change, openChange, type Report, runChange } from './change.ts'
 import { mendDamaged, surveyOf } from './damage.ts'
@@ -52,8 +61,15 @@ export interface Admitted extends Proved {
   stored: Stored
 }
 
-/** Up to here nothing live has changed: a refusal is a plain HTTP status and leaves nothing behind. */
-export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<BundleEntry>): Promise<Admitted> {
+/**
+ * Up to here nothing live has changed: a refusal is a plain HTTP status and leaves nothing behind. An upload may take an hour:
+ * at its end it is asked once more who may sign, and `refuseAsker` whether who sends it may still ask.
+ */
+export async function admit(
+  agent: Agent,
+  app: AppName,
+  { bundle, refuseAsker }: { bundle: AsyncIterator<BundleEntry>; refuseAsker: () => void },
+): Promise<Admitted> {
   try {
     const { asked, running } = agent.asked.take(app) ?? {}
     const policy = { app, signers: readSigners(agent.layout), now: new Date(), parsed: asked?.signed }
@@ -64,7 +80,15 @@ export async function admit(agent: Agent, app: AppName, bundle: AsyncIterator<Bu
       asked?.signed === proved.signed ? asked.survey : await surveyOf(agent, proved.signed.manifest, running?.whole)
     const takes = await checkRoom(agent, proved, survey.lacking)
     const incoming = { first, rest: bundle }
-    const stored = await storeObjects(agent.layout, proved, incoming, { survey, spend: watchRoom(agent, app) })
+    const approve = () => {
+      refuseAsker()
+      const signers = readSigners(agent.layout)
+      const { signed, signatures } = proved
+      if (!isDeepStrictEqual(signers, policy.signers))
+        provenSigners(signed.text, signatures, { signers, now: new Date() })
+    }
+    const spend = watchRoom(agent, app)
+    const stored = await storeObjects(agent.layout, proved, incoming, { survey, spend, approve })
     const brings = survey.lacking.objects.reduce((sum, { size }) => sum + size, 0)
     return { ...proved, takes, brings, running: running?.release, stored }
   } catch (error) {

@@ -51,6 +51,16 @@ export function identify(agent: Agent, socket: TLSSocket, authorization: string 
   return { who: signer.principal, key: fingerprintOf(signature.publicKey) }
 }
 
+/** Of somebody who was let in a while ago. Throws as for a new request. */
+export function refuseTakenOut(agent: Agent, { who, key }: Identity): void {
+  const signers = readSigners(agent.layout)
+  const blob = signers.find((signer) => fingerprintOf(signer.key.blob) === key)?.key.blob
+  if (blob === undefined) {
+    throw new Failure('signer_unknown', `authorize ${who}: the key ${key} was taken out of the signers meanwhile`)
+  }
+  signerOf(signers, blob, { namespace: SESSION_NAMESPACE, now: new Date() })
+}
+
 function parseAuthorization(header: string) {
   const [scheme, base64 = '', ...rest] = header.split(' ')
   const raw = Buffer.from(base64, 'base64')

@@ -16,7 +16,7 @@ import { checkRoom } from '../deploy/room.ts'
 import { amongDamaged } from '../state/object-check.ts'
 import { releaseTextOf } from '../state/release-store.ts'
 import { readSigners } from '../state/signers.ts'
-import type { Identity } from './identity.ts'
+import { type Identity, refuseTakenOut } from './identity.ts'
 import { answerWithLines } from './lines.ts'
 import { notTooSlow } from './upload-rate.ts'
 
@@ -63,7 +63,7 @@ export async function push(agent: Agent, app: AppName, identity: Identity, c: Co
   const bundle = bundleOf(agent, app, c)
   const { operation, end } = agent.operations.begin({ app, kind: 'push', who: identity.who })
   try {
-    const proved = await admit(agent, app, bundle)
+    const proved = await admit(agent, app, { bundle, refuseAsker: () => refuseTakenOut(agent, identity) })
     return await answerWithLines(c, agent.log, (report) =>
       rollOut(agent, { app, kind: 'push', ...identity, maxGapMs, operation, report }, proved).finally(end),
     )

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { randomBytes } from 'node:crypto'
 import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
@@ -228,6 +229,38 @@ function inPlaceOf(file: string, make: (path: string) => void): void {
   rmSync(file)
   make(file)
 }
+
+test('who is taken out while an upload goes on is refused at its end, as signer and as sender, and nothing is left', async (t) => {
+  const { world, eve } = await stageOf(t)
+  const bob = makeHandKey('ssh-ed25519')
+  assert.equal((await world.agentCommand('signers', 'add', 'bob', bob.publicLine)).exit, 0)
+  const file = join(world.root, 'etc/allowed_signers')
+  const text = readFileSync(file, 'utf8')
+  const without = (name: string) => text.replace(new RegExp(`^${name} .*\n`, 'm'), '')
+  const content = randomBytes(300_000)
+  const bundle = releaseOf(bob, manifestOf([fileEntry('a', content)]), [content])
+  const before = groundOf(world.root)
+  const cases: Record<string, { signers: string; status: number; message?: RegExp }> = {
+    'who sends it': { signers: without('eve'), status: 403, message: /authorize eve: .* was taken out/ },
+    'who signed it': { signers: without('bob'), status: 403, message: /nobody here has the key/ },
+    'somebody else': { signers: `${text}# a comment\n`, status: 200 },
+  }
+  for (const [what, { signers, status, message }] of Object.entries(cases)) {
+    async function* slowly() {
+      yield bundle.subarray(0, 200_000)
+      await sleep(300)
+      writeFileSync(file, signers)
+      yield bundle.subarray(200_000)
+    }
+    const answer = await rawRequest(world, eve, { method: 'POST', target: RELEASES, body: slowly() })
+    writeFileSync(file, text)
+    assert.equal(answer.status, status, what)
+    if (message === undefined) continue
+    assert.equal(answer.code, 'signer_unknown', what)
+    assert.match(answer.body, message, what)
+    assert.deepEqual(groundOf(world.root), before, what)
+  }
+})
 
 test('whoever is taken out of allowed_signers is out at once, and a file that cannot be trusted lets nobody in', async (t) => {
   const stage = await stageOf(t)
