@@ -117,15 +117,18 @@ async function sendSince(
 
 /** The host is not what it was after the last push from here. */
 function isStale(error: unknown): boolean {
-  const isOfReference =
-    error instanceof Failure && (error.code === 'reference_unknown' || error.code === 'object_missing')
-  return isOfReference || isAboutRecipes(error)
+  const isOfReference = error instanceof Failure && error.code === 'reference_unknown'
+  return isOfReference || isObjectMissing(error) || isAboutRecipes(error)
+}
+
+function isObjectMissing(error: unknown): boolean {
+  return error instanceof Failure && error.code === 'object_missing'
 }
 
 async function askAndSend(
   context: Context,
   job: Delivery,
-  { release, sizes, chunking, reference }: Ready & { reference?: Reference },
+  { release, sizes, chunking, reference, isAgain = false }: Ready & { reference?: Reference | undefined; isAgain?: boolean },
 ): Promise<Outcome> {
   const { connection, prepared } = job
   const { signed, signatures } = release
@@ -140,14 +143,21 @@ async function askAndSend(
   const wanted = new Set(answer.missing)
   const recipes = await planRecipes(chunking, { wanted, bases: answer.bases ?? [] })
   const parts = { release, sizes, reference, wanted }
+  // The connection over which an upload was refused is not used again.
+  const anew = (send: (other: Connection) => Promise<Outcome>) => withConnection(context, host, prepared.signing, send)
   try {
     return await send(context, job, { ...parts, objects: asRecipes(source.objects(wanted), recipes), recipes })
   } catch (error) {
-    if (recipes.size === 0 || !isAboutRecipes(error)) throw error
-    context.print.warn(`${error.message}: sending it whole`)
-    // The connection over which an upload was refused is not used again.
-    return withConnection(context, host, prepared.signing, (other) =>
-      send(context, { ...job, connection: other }, { ...parts, objects: source.objects(wanted) }),
+    if (recipes.size > 0 && isAboutRecipes(error)) {
+      context.print.warn(`${error.message}: sending it whole`)
+      return anew((other) =>
+        send(context, { ...job, connection: other }, { ...parts, objects: source.objects(wanted) }),
+      )
+    }
+    // What it had was cleaned up between the question and the push.
+    if (!isObjectMissing(error) || isAgain) throw error
+    return anew((other) =>
+      askAndSend(context, { ...job, connection: other }, { release, sizes, chunking, reference, isAgain: true }),
     )
   }
 }

@@ -1,9 +1,11 @@
 import { readFileSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import prettyBytes from 'pretty-bytes'
+import * as v from 'valibot'
 import { Failure, isErrno } from '../shared/failure.ts'
 import { contentOf, type Manifest, normaliseManifest, type Signed, writeManifest } from '../shared/manifest.ts'
 import type { AppName, Sha256 } from '../shared/names.ts'
+import { shortLine } from '../shared/service-spec.ts'
 import { bundleSource } from './bundle-source.ts'
 import { type Context, openSigning, projectOf, type Signing } from './context.ts'
 import { PROJECT_FILE } from './ignore.ts'
@@ -139,6 +141,7 @@ async function openDirectory(
     })
   }
   const project = readProject(file)
+  refuseOther(context, project.app)
   const { command, include, exclude } = project.build
   if (command !== undefined) {
     print.note(`build  ${command}`)
@@ -161,6 +164,12 @@ async function openDirectory(
   } finally {
     progress.end()
   }
+}
+
+/** Throws `usage` when the one that was asked for is another. */
+export function refuseOther({ options }: Context, app: AppName): void {
+  if (options.app === undefined || options.app === app) return
+  throw new Failure('usage', `--app ${options.app}: this release is of the app ${app}`)
 }
 
 function projectFileIn(dir: string): string | undefined {
@@ -217,7 +226,8 @@ function sourceOf(status: string): Manifest['source'] {
   const branch = header('branch.head')
   return {
     commit,
-    ...(branch === undefined || branch === '(detached)' ? {} : { branch }),
+    // Of what git lets a branch be named, a manifest cannot say all.
+    ...(branch === '(detached)' || !v.is(shortLine, branch) ? {} : { branch }),
     dirty: lines.some((line) => !line.startsWith('# ')),
   }
 }
@@ -225,7 +235,7 @@ function sourceOf(status: string): Manifest['source'] {
 function packageVersion(dir: string): string | undefined {
   try {
     const { version } = JSON.parse(readFileSync(join(dir, 'package.json'), 'utf8')) as { version?: unknown }
-    return typeof version === 'string' && version.length > 0 && version.length <= 200 ? version : undefined
+    return v.is(shortLine, version) ? version : undefined
   } catch {
     // No package.json, or a broken one: a release needs no version.
     return undefined

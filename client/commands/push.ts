@@ -7,7 +7,7 @@ import { type Context, targetHosts } from '../context.ts'
 import { deliver, type Sent } from '../deliver.ts'
 import type { Outcome } from '../follow.ts'
 import { changeHosts, exitOf } from '../hosts.ts'
-import { prepare } from '../prepare.ts'
+import { prepare, refuseOther } from '../prepare.ts'
 import { summarise } from '../summary.ts'
 
 export interface PushOptions {
@@ -22,7 +22,6 @@ export async function push(context: Context, path: string | undefined, options: 
   const maxGapMs = options.maxGap === undefined ? undefined : gapOf(options.maxGap)
   let ahead: Ahead | undefined
   const prepared = await prepare(context, path, async ({ project, app, signing }) => {
-    refuseOther(context, app)
     const [host] = targetHosts(context, project, 'change')
     ahead = host && (await askAhead(context, { host, app, signing }))
   }).catch((error: unknown) => {
@@ -53,11 +52,6 @@ export async function push(context: Context, path: string | undefined, options: 
     ahead?.close()
     prepared.source.close()
   }
-}
-
-function refuseOther({ options }: Context, app: AppName): void {
-  if (options.app === undefined || options.app === app) return
-  throw new Failure('usage', `push --app ${options.app}: this release is of the app ${app}`)
 }
 
 function doneWords({ release, previous, code }: Outcome, app: AppName, ms: number): string {

@@ -71,6 +71,9 @@ test('what cannot be pushed is refused before anything is sent', async (t) => {
   assert.notEqual((await world.tarmac('push')).exit, 0)
   world.write({ 'tarmac.toml': 'app = "shop"\nport = 1\n' })
   assert.equal((await world.tarmac('push')).exit, 2)
+  world.write({ 'tarmac.toml': 'app = "shop"\n[build]\ncommand = "touch built"\n[services.web]\ncommand = "x"\n' })
+  const other = await world.tarmac('push', '--app', 'blog', '--host', world.url)
+  assert.deepEqual([other.exit, existsSync(join(world.project, 'built'))], [2, false], 'nor is anything built')
   assert.deepEqual(releases(world), [])
   assert.deepEqual(readdirSync(join(world.root, 'apps')), [])
 })
@@ -177,6 +180,10 @@ test('what a release was made from is said as git says it', async (t) => {
   assert.deepEqual(await sourceOf(), { commit, branch: 'a(b)/c', dirty: true })
   git('checkout', '--quiet', '-b', 'odd\u2028#branch')
   assert.deepEqual(await sourceOf(), { commit, branch: 'odd\u2028#branch', dirty: true })
+  for (const name of ['b'.repeat(201), 'private\ue000']) {
+    git('checkout', '--quiet', '-b', name)
+    assert.deepEqual(await sourceOf(), { commit, dirty: true }, 'a name that a manifest cannot say is left out')
+  }
   git('checkout', '--quiet', '--detach')
   assert.deepEqual(await sourceOf(), { commit, dirty: true })
   writeFileSync(join(world.project, '.git/index'), 'no index')
