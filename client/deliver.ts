@@ -128,7 +128,13 @@ function isObjectMissing(error: unknown): boolean {
 async function askAndSend(
   context: Context,
   job: Delivery,
-  { release, sizes, chunking, reference, isAgain = false }: Ready & { reference?: Reference | undefined; isAgain?: boolean },
+  {
+    release,
+    sizes,
+    chunking,
+    reference,
+    isAgain = false,
+  }: Ready & { reference?: Reference | undefined; isAgain?: boolean },
 ): Promise<Outcome> {
   const { connection, prepared } = job
   const { signed, signatures } = release

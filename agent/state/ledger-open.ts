@@ -72,48 +72,47 @@ function openNew(file: string, why: string): OpenedLedger {
     const kept = setAside(file)
     return { ...openDatabase(file), loss: `${loss} and is kept as ${basename(kept)}`, trouble: undefined }
   } catch (error) {
-    return { db: inMemory(undefined), beginsChain: false, loss, trouble: reasonOf(error) }
+    const db = new DatabaseSync(':memory:')
+    migrate(db, 'the one in memory')
+    return { db, beginsChain: false, loss, trouble: reasonOf(error) }
   }
 }
 
 function openCopy(file: string, trouble: string): OpenedLedger {
-  const image = imageOf(file)
-  const loss = image === undefined ? `${basename(file)} cannot be read` : undefined
-  return { db: inMemory(image), beginsChain: false, loss, trouble }
+  const copy = copyOf(file)
+  const loss = copy === undefined ? `${basename(file)} cannot be read` : undefined
+  const db = copy ?? new DatabaseSync(':memory:')
+  migrate(db, 'the copy in memory')
+  return { db, beginsChain: false, loss, trouble }
 }
 
-/** On a file system where SQLite can make none of the files it wants beside a database, only `immutable` reads one. */
-function imageOf(file: string): Uint8Array | undefined {
-  const immutable = pathToFileURL(file)
-  immutable.searchParams.set('immutable', '1')
-  for (const location of [file, immutable]) {
+/** In memory. On a file system where SQLite can make none of the files it wants beside a database, only `immutable` reads one. */
+function copyOf(file: string): DatabaseSync | undefined {
+  for (const option of ['mode=ro', 'immutable=1']) {
+    const db = new DatabaseSync(':memory:')
     try {
-      const db = new DatabaseSync(location, { readOnly: true })
-      try {
-        quickCheck(db)
-        return db.serialize()
-      } finally {
-        db.close()
-      }
+      db.prepare('ATTACH DATABASE ? AS file').run(`${pathToFileURL(file)}?${option}`)
+      quickCheck(db, 'file')
+      copyAll(db)
+      db.exec('DETACH DATABASE file')
+      return db
     } catch {
       // The next one, or none: what is on the disk is the truth anyway.
+      db.close()
     }
   }
   return undefined
 }
 
-function inMemory(image: Uint8Array | undefined): DatabaseSync {
-  const db = new DatabaseSync(':memory:')
-  if (image !== undefined) db.deserialize(withoutWal(image))
-  migrate(db, 'the copy in memory')
-  return db
-}
-
-/** https://www.sqlite.org/fileformat.html#file_format_version_numbers: 2 is WAL, which memory cannot have. */
-function withoutWal(image: Uint8Array): Uint8Array {
-  const plain = image.slice()
-  plain.fill(1, 18, 20)
-  return plain
+/** Of `file`, in whatever version it is, into `main`, which is empty. (To serialize a database Node 24.6 cannot.) */
+function copyAll(db: DatabaseSync): void {
+  const made = "FROM file.sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
+  for (const { sql } of db.prepare(`SELECT sql ${made}`).all()) db.exec(String(sql))
+  for (const table of tablesOf(db)) db.exec(`INSERT INTO main.${table} SELECT * FROM file.${table}`)
+  // Numbers that were given to rows which are gone are not given again.
+  db.exec('DELETE FROM main.sqlite_sequence; INSERT INTO main.sqlite_sequence SELECT * FROM file.sqlite_sequence')
+  const { user_version } = db.prepare('PRAGMA file.user_version').get() as { user_version: number }
+  db.exec(`PRAGMA main.user_version = ${user_version}`)
 }
 
 function isDamage(error: unknown): boolean {

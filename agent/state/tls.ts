@@ -43,7 +43,7 @@ export async function makeTls(layout: Layout): Promise<TlsIdentity> {
   // Loaded only here: needed once in the life of a host.
   await import('reflect-metadata')
   const x509 = await import('@peculiar/x509')
-  x509.cryptoProvider.set(webcrypto as Crypto)
+  x509.cryptoProvider.set(webcrypto)
   mkdirSync(layout.tlsDir, { recursive: true, mode: 0o700 })
   const keys = (await keysThere(layout)) ?? (await newKeys(layout))
   const now = new Date()

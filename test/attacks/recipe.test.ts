@@ -43,7 +43,7 @@ function recipeOf(over: { steps?: Step[]; added?: Buffer; basis?: Sha256 } = {})
   return Buffer.concat([recipeHead({ basis, steps }), added])
 }
 
-function entryOf(recipe: Buffer, object = NEW): TarEntry {
+function entryOf(recipe: Buffer, object: Buffer = NEW): TarEntry {
   return [`recipes/${sha256(object)}`, recipe]
 }
 
