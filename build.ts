@@ -92,11 +92,13 @@ const COMMENT_END = '*\u0001/'
 
 async function startedText(name: string, outfile: string, starter: string, program: string): Promise<string> {
   if (program.includes(COMMENT_END)) throw new Error(`build ${outfile}: it has ${JSON.stringify(COMMENT_END)}`)
-  const head = await partOf(outfile, starter, {
-    __TARMAC_BUILD__: JSON.stringify(sha256(program)),
-    __TARMAC_PROGRAM_BEGINS__: JSON.stringify(PROGRAM_BEGINS),
-    __TARMAC_COMMENT_END__: JSON.stringify(COMMENT_END),
-  })
+  const headOf = (build: string) =>
+    partOf(outfile, starter, {
+      __TARMAC_BUILD__: JSON.stringify(build),
+      __TARMAC_PROGRAM_BEGINS__: JSON.stringify(PROGRAM_BEGINS),
+      __TARMAC_COMMENT_END__: JSON.stringify(COMMENT_END),
+    })
+  const head = await headOf(sha256((await headOf('')) + program))
   return `${prelude(name)}\n${head}${PROGRAM_BEGINS}${program.replaceAll('*/', COMMENT_END)}*/\n`
 }
 

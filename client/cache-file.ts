@@ -1,25 +1,81 @@
-import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  type Stats,
+  statSync,
+  writeSync,
+} from 'node:fs'
+import { dirname, join } from 'node:path'
 
-/**
- * Puts a file into the user's cache, whole or not at all. To lose one costs time and nothing else, so a full disk or a
- * read-only home is no failure.
- */
-export function writeCacheFile(cacheDir: string, file: string, parts: readonly (string | Buffer)[]): void {
-  const temporary = `${file}.${process.pid}.tmp`
+// What makes the next command quicker, in the user's cache. To lose it costs time and nothing else, so no trouble here is
+// a failure. But it decides what runs and what is signed: what another user may have written is not believed.
+
+const WRITABLE_BY_OTHERS = 0o022
+/** A manifest, the biggest of what lies there, has 64 MiB at the most. */
+const MAX_BYTES = 128 * 1024 * 1024
+/** Nobody writes a file for so long: who began it was killed. */
+const STALE_MS = 60_000
+
+/** Undefined when it is not there, or not ours alone. */
+export function readCacheFile(cacheDir: string, name: string): Buffer | undefined {
   try {
-    mkdirSync(cacheDir, { recursive: true, mode: 0o700 })
-    writeFileSync(temporary, '', { mode: 0o600 })
-    for (const part of parts) writeFileSync(temporary, part, { flag: 'a' })
-    renameSync(temporary, file)
+    if (!isOurs(statSync(cacheDir))) return undefined
+    // Neither through a link, nor waiting for who writes into a pipe.
+    const file = openSync(join(cacheDir, name), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+    try {
+      const stat = fstatSync(file)
+      return isOurs(stat) && stat.isFile() && stat.size <= MAX_BYTES ? readFileSync(file) : undefined
+    } finally {
+      closeSync(file)
+    }
   } catch {
-    removeIfThere(temporary)
+    return undefined
   }
 }
 
-function removeIfThere(file: string): void {
+/** Whole or not at all; not at all where another process writes it right now. `parts` are asked for once there is a place for them. */
+export function writeCacheFile(cacheDir: string, name: string, parts: () => readonly (string | Uint8Array)[]): void {
+  const temporary = join(cacheDir, `${name}.tmp`)
   try {
-    rmSync(file)
+    if (!isPlace(cacheDir)) return
+    mkdirSync(cacheDir, { recursive: true, mode: 0o700 })
+    const left = statSync(temporary, { throwIfNoEntry: false })
+    if (left && Date.now() - left.mtimeMs > STALE_MS) rmSync(temporary)
+    const file = openSync(temporary, 'wx', 0o600)
+    try {
+      for (const part of parts()) writeAll(file, typeof part === 'string' ? Buffer.from(part) : part)
+      renameSync(temporary, join(cacheDir, name))
+    } catch (error) {
+      rmSync(temporary)
+      throw error
+    } finally {
+      closeSync(file)
+    }
   } catch {
-    // It was never made, or cannot be removed: nobody reads it.
+    // A full disk, a read-only home, a file where the directory should be: all that is lost is time.
   }
+}
+
+function isOurs({ uid, mode }: Stats): boolean {
+  return uid === process.getuid?.() && (mode & WRITABLE_BY_OTHERS) === 0
+}
+
+/** Ours, or to be made where it will be: root in another user's home would leave what that user cannot write. */
+function isPlace(cacheDir: string): boolean {
+  const there = statSync(cacheDir, { throwIfNoEntry: false })
+  if (there) return isOurs(there)
+  for (let above = dirname(cacheDir); ; above = dirname(above)) {
+    const stat = statSync(above, { throwIfNoEntry: false })
+    if (stat) return stat.uid === process.getuid?.() || stat.uid === 0
+  }
+}
+
+function writeAll(file: number, bytes: Uint8Array): void {
+  for (let at = 0; at < bytes.length; ) at += writeSync(file, bytes, at)
 }

@@ -1,5 +1,5 @@
 import { homedir, tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { isAbsolute, join } from 'node:path'
 import { Failure } from '../shared/failure.ts'
 import { DEFAULT_PORT } from '../shared/wire.ts'
 
@@ -19,10 +19,16 @@ export interface Surroundings {
   env: NodeJS.ProcessEnv
 }
 
+/** Nothing lies there, and only root could make it. */
+const NO_HOME = '/nonexistent'
+
 export function readSurroundings(env: NodeJS.ProcessEnv = process.env): Surroundings {
-  const home = env.HOME === undefined || env.HOME === '' ? homedir() : env.HOME
-  const dir = (name: string, fallback: string) =>
-    env[name] === undefined || env[name] === '' ? join(home, fallback) : env[name]
+  const home = env.HOME === undefined || env.HOME === '' ? homeByName() : env.HOME
+  // By https://specifications.freedesktop.org/basedir-spec one that is not absolute counts for nothing.
+  const dir = (name: string, fallback: string) => {
+    const named = env[name]
+    return named === undefined || !isAbsolute(named) ? join(home, fallback) : named
+  }
   return {
     configDir: join(dir('XDG_CONFIG_HOME', '.config'), 'tarmac'),
     cacheDir: join(dir('XDG_CACHE_HOME', '.cache'), 'tarmac'),
@@ -32,6 +38,15 @@ export function readSurroundings(env: NodeJS.ProcessEnv = process.env): Surround
     isCi: env.CI !== undefined && env.CI !== '' && env.CI !== 'false',
     noColor: env.NO_COLOR !== undefined && env.NO_COLOR !== '',
     env,
+  }
+}
+
+/** As the user database says; a user who is in none has no home. */
+function homeByName(): string {
+  try {
+    return homedir()
+  } catch {
+    return NO_HOME
   }
 }
 

@@ -4,7 +4,7 @@ import { bundleBytes } from '../shared/bundle-write.ts'
 import { objectsOf } from '../shared/contents.ts'
 import { Failure } from '../shared/failure.ts'
 import type { ReleaseId, Sha256 } from '../shared/names.ts'
-import { addedBytes, type Recipe } from '../shared/recipe.ts'
+import type { Recipe } from '../shared/recipe.ts'
 import { type BasisAnswer, DIRECT } from '../shared/wire.ts'
 import { type Ahead, askKnown, hasAmpleRoom, type Known, keptOf } from './ahead.ts'
 import * as api from './api.ts'
@@ -12,10 +12,10 @@ import { basesIn, changesSince, chunkTexts, type Since } from './changes-since.t
 import type { Connection } from './connection.ts'
 import { type Context, withConnection } from './context.ts'
 import { followChange, type Outcome } from './follow.ts'
-import { linkOf } from './link-kind.ts'
+import { linkKindOf } from './link-kind.ts'
 import type { Prepared, Release } from './prepare.ts'
 import { startProgress } from './progress.ts'
-import { asRecipes, beginChunks, type Chunking, isAboutRecipes, planRecipes } from './recipes.ts'
+import { asRecipes, beginChunks, bytesOf, type Chunking, isAboutRecipes, planRecipes } from './recipes.ts'
 import { openReferences, type Reference } from './references.ts'
 import type { Source } from './source.ts'
 import { keepYoungSpaceSmall } from './young-space.ts'
@@ -102,8 +102,8 @@ async function sendSince(
   try {
     const { release, sizes, chunking } = ready
     const recipes = bases.length === 0 ? new Map() : await planRecipes(chunking, { wanted, bases })
-    const isLittle = wanted.size < DIRECT.objects && sizeOf(sizes, wanted, recipes) < DIRECT.bytes
-    if (!isLittle || sizeOf(sizes, wanted) > roomBytes) return await askAndSend(context, job, { ...ready, reference })
+    const isLittle = wanted.size < DIRECT.objects && bytesOf(sizes, wanted, recipes) < DIRECT.bytes
+    if (!isLittle || bytesOf(sizes, wanted) > roomBytes) return await askAndSend(context, job, { ...ready, reference })
     const objects = asRecipes(source.objects(wanted), recipes)
     return await send(context, job, { release, sizes, reference, wanted, objects, recipes })
   } catch (error) {
@@ -181,10 +181,8 @@ async function send(context: Context, job: Delivery, parts: Parts): Promise<Outc
   const { app, signing } = prepared
   const { signed, signatures } = release
   const total = sizes.size
-  sent.objects += wanted.size
-  sent.reused += total - wanted.size
-  const upload = { label: `${wanted.size} of ${total} objects`, total: sizeOf(sizes, wanted, recipes) }
-  const link = linkOf(connection)
+  const upload = { label: `${wanted.size} of ${total} objects`, total: bytesOf(sizes, wanted, recipes) }
+  const link = linkKindOf(connection)
   const bytes = bundleBytes({
     manifest: signed.text,
     signatures,
@@ -196,7 +194,11 @@ async function send(context: Context, job: Delivery, parts: Parts): Promise<Outc
   const bundle = counted(context, bytes, { sent, upload })
   const lines = api.push(connection, app, { bundle, maxGapMs, reference: reference?.digest })
   const begun = afterFirst(lines, () => prepared.source.remember?.())
-  return followChange(context, { host: connection.host, app, signing }, begun)
+  const outcome = await followChange(context, { host: connection.host, app, signing }, begun)
+  // Of an upload that was refused, and is made again, the bytes alone count.
+  sent.objects += wanted.size
+  sent.reused += total - wanted.size
+  return outcome
 }
 
 /** The agent works now, and will for a while. */
@@ -216,20 +218,6 @@ function alreadyRunning({ print }: Context, { connection, prepared }: Delivery, 
   if (print.json)
     print.value({ host: name, step: 'done', at: new Date().toISOString(), ms: 0, deploy: null, app, ...line })
   return { name, url, exit: 0, release: running, running, previous: running, code: 'already_running', message: null }
-}
-
-/** As they are to be sent. */
-function sizeOf(
-  sizes: ReadonlyMap<Sha256, number>,
-  wanted: ReadonlySet<Sha256>,
-  recipes: ReadonlyMap<Sha256, Recipe> = new Map(),
-): number {
-  let bytes = 0
-  for (const digest of wanted) {
-    const recipe = recipes.get(digest)
-    bytes += recipe === undefined ? (sizes.get(digest) ?? 0) : addedBytes(recipe)
-  }
-  return bytes
 }
 
 /** Counts what goes over the wire, and tells it while it goes. */

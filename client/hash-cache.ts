@@ -1,8 +1,7 @@
 import { createHash } from 'node:crypto'
-import { readFileSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { resolve } from 'node:path'
 import { type Sha256, sha256 } from '../shared/names.ts'
-import { writeCacheFile } from './cache-file.ts'
+import { readCacheFile, writeCacheFile } from './cache-file.ts'
 import type { WalkedFile } from './walk.ts'
 
 // Remembers what files hold, so that an unchanged tree is not read again. A file is known by path, size, both times and
@@ -30,8 +29,8 @@ export interface HashCache {
 /** The cache of one project. Missing, damaged or of another format, it is empty. */
 export function openHashCache(cacheDir: string, projectDir: string): HashCache {
   const dir = resolve(projectDir)
-  const cacheFile = join(cacheDir, `hashes-${sha256(dir).slice(0, 32)}`)
-  const old = readRows(cacheFile, dir)
+  const name = `hashes-${sha256(dir).slice(0, 32)}`
+  const old = rowsIn(readCacheFile(cacheDir, name), dir)
   const find = finderIn(old.paths)
   // What is not known has a place too: in the order in which all are asked for now, and next time.
   const files: WalkedFile[] = []
@@ -59,10 +58,12 @@ export function openHashCache(cacheDir: string, projectDir: string): HashCache {
     save() {
       const known = files.filter((_, place) => digests[place] !== undefined)
       if (!changed && known.length === old.paths.length) return
-      const parts = partsOf(dir, known, digests)
-      const seal = createHash('sha256')
-      for (const part of parts) seal.update(part)
-      writeCacheFile(cacheDir, cacheFile, [`${seal.digest('hex')}\n`, ...parts])
+      writeCacheFile(cacheDir, name, () => {
+        const parts = partsOf(dir, known, digests)
+        const seal = createHash('sha256')
+        for (const part of parts) seal.update(part)
+        return [`${seal.digest('hex')}\n`, ...parts]
+      })
     },
   }
 }
@@ -110,10 +111,10 @@ function partsOf(dir: string, files: readonly WalkedFile[], digests: readonly (S
 }
 
 /** What we wrote, to the last bit: a digest with one bit changed would go into a release. */
-function readRows(cacheFile: string, dir: string): Rows {
+function rowsIn(bytes: Buffer | undefined, dir: string): Rows {
   const none = { paths: [], numbers: new Float64Array(), digests: '' }
+  if (bytes === undefined) return none
   try {
-    const bytes = readFileSync(cacheFile)
     const body = bytes.subarray(SHA256_CHARS + 1)
     if (bytes.toString('latin1', 0, SHA256_CHARS) !== sha256(body)) return none
     const headEnd = body.indexOf('\n')
@@ -129,7 +130,7 @@ function readRows(cacheFile: string, dir: string): Rows {
       digests: body.toString('latin1', digestsAt, pathsAt),
     }
   } catch {
-    // Not there, not readable, not ours: all that is lost is time.
+    // Not as we write it: all that is lost is time.
     return none
   }
 }

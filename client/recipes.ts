@@ -157,3 +157,17 @@ function* slice(portions: Iterable<Uint8Array>, bytes: number): Generator<Uint8A
     if (left <= 0) return
   }
 }
+
+/** Of the wanted objects as they are to be sent. */
+export function bytesOf(
+  sizes: ReadonlyMap<Sha256, number>,
+  wanted: ReadonlySet<Sha256>,
+  recipes: ReadonlyMap<Sha256, Recipe> = new Map(),
+): number {
+  let bytes = 0
+  for (const digest of wanted) {
+    const recipe = recipes.get(digest)
+    bytes += recipe === undefined ? (sizes.get(digest) ?? 0) : addedBytes(recipe)
+  }
+  return bytes
+}

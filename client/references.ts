@@ -1,7 +1,5 @@
-import { existsSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { type AppName, type Sha256, sha256 } from '../shared/names.ts'
-import { writeCacheFile } from './cache-file.ts'
+import { readCacheFile, writeCacheFile } from './cache-file.ts'
 
 // The release.json that was last pushed to an agent, so that the next one can be sent as the difference from it: see
 // shared/difference.ts. And the chunks of big files in it, so that the next recipe needs no question. To lose either
@@ -21,30 +19,26 @@ export interface References {
 }
 
 export function openReferences(cacheDir: string): References {
-  const fileOf = (what: 'release' | 'chunks', pin: string, app: AppName) =>
-    join(cacheDir, `${what}-${sha256(`${pin} ${app}`).slice(0, 32)}.json`)
+  const nameOf = (what: 'release' | 'chunks', pin: string, app: AppName) =>
+    `${what}-${sha256(`${pin} ${app}`).slice(0, 32)}.json`
   return {
     of(pin, app) {
-      try {
-        const text = readFileSync(fileOf('release', pin, app))
-        return { text, digest: sha256(text) }
-      } catch {
-        return undefined
-      }
+      const text = readCacheFile(cacheDir, nameOf('release', pin, app))
+      return text && { text, digest: sha256(text) }
     },
     chunksOf(pin, app) {
       try {
-        return parseChunkTexts(JSON.parse(readFileSync(fileOf('chunks', pin, app), 'utf8')))
+        return parseChunkTexts(JSON.parse(String(readCacheFile(cacheDir, nameOf('chunks', pin, app)))))
       } catch {
         return new Map()
       }
     },
     keep(pin, app, { text, chunks }) {
-      writeCacheFile(cacheDir, fileOf('release', pin, app), [text])
-      const file = fileOf('chunks', pin, app)
+      writeCacheFile(cacheDir, nameOf('release', pin, app), () => [text])
+      const name = nameOf('chunks', pin, app)
       // Most apps have no such files.
-      if (chunks.size > 0 || existsSync(file)) {
-        writeCacheFile(cacheDir, file, [JSON.stringify(Object.fromEntries(chunks))])
+      if (chunks.size > 0 || readCacheFile(cacheDir, name) !== undefined) {
+        writeCacheFile(cacheDir, name, () => [JSON.stringify(Object.fromEntries(chunks))])
       }
     },
   }

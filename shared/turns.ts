@@ -32,12 +32,12 @@ export async function pacedBy<T>(turn: () => Promise<unknown>, work: Generator<u
 /** Work that waits for a disk takes ten times as long when the disk is busy, so it is the clock that counts there. */
 const TURN_MS = 5
 
-/** To be called after each small piece of work: gives `turn` when the last one was a while ago, to be awaited. */
-export function whenDue<T>(turn: () => Promise<T>): () => Promise<T> | undefined {
+/** To be awaited after each small piece of work: takes a `turn` when the last one was a while ago. */
+export function whenDue(turn: () => Promise<unknown>): () => Promise<void> | undefined {
   let last = performance.now()
   return () => {
     if (performance.now() - last < TURN_MS) return undefined
-    return turn().finally(() => {
+    return turn().then(() => {
       last = performance.now()
     })
   }

@@ -78,6 +78,13 @@ export function provenSigners(
   return [...principals]
 }
 
+/** Of signatures that were proved before: throws when who made one of them may not sign any more. */
+export function refuseSigners(signatures: string[], { signers, now }: { signers: readonly Signer[]; now: Date }): void {
+  for (const armored of signatures) {
+    signerOf(signers, parseSignature(armored).publicKey, { namespace: RELEASE_NAMESPACE, now })
+  }
+}
+
 /** Of the objects that came. */
 export interface Stored {
   /** That was made of them meanwhile. */
@@ -130,8 +137,7 @@ export async function storeObjects(
       const isAbsent = absent.has(keyOf({ sha256: entry.sha256, mode }))
       await storeObject(layout, manifest.app, { ...entry, content, isAbsent }, mode)
       tree?.stored(entry.sha256)
-      const pause = due()
-      if (pause) await pause
+      await due()
     }
     const left = missing.filter((digest) => !came.has(digest))
     if (left.length > 0) {

@@ -1,6 +1,5 @@
 // The order of a deploy. This file knows every step and no detail; each step takes what the one before it returned.
 
-import { isDeepStrictEqual } from 'node:util'
 import type { BundleEntry } from '../../shared/bundle-read.ts'
 import { contentOfText } from '../../shared/manifest.ts'
 import { type AppName, type ReleaseId, type Sha256, sha256 } from '../../shared/names.ts'
@@ -12,8 +11,8 @@ import { readSigners } from '../state/signers.ts'
 import {
   type Proved,
   proveManifest,
-  provenSigners,
   refuseNamesake,
+  refuseSigners,
   type Stored,
   storeObjects,
   tidyRefused,
@@ -82,10 +81,7 @@ export async function admit(
     const incoming = { first, rest: bundle }
     const approve = () => {
       refuseAsker()
-      const signers = readSigners(agent.layout)
-      const { signed, signatures } = proved
-      if (!isDeepStrictEqual(signers, policy.signers))
-        provenSigners(signed.text, signatures, { signers, now: new Date() })
+      refuseSigners(proved.signatures, { signers: readSigners(agent.layout), now: new Date() })
     }
     const spend = watchRoom(agent, app)
     const stored = await storeObjects(agent.layout, proved, incoming, { survey, spend, approve })

@@ -4,14 +4,12 @@ import { setImmediate as breathe } from 'node:timers/promises'
 import { Failure, isErrno } from '../../shared/failure.ts'
 import { type Entry, type FileEntry, isFile, isLink, type LinkEntry } from '../../shared/manifest.ts'
 import type { AppName } from '../../shared/names.ts'
+import { whenDue } from '../../shared/turns.ts'
 import { placeFile } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
 import { isIntact, lookAt, quarantine } from '../state/object-check.ts'
 import { linkObject } from '../state/objects.ts'
 import type { Release } from '../state/release-store.ts'
-
-/** About 2 ms of looking. After it the event loop gets its turn. */
-const ENTRIES_PER_TURN = 500
 
 /**
  * Looks whether a release is what was signed, and puts what is not in its place again, of the objects there are: a
@@ -22,9 +20,9 @@ export async function mendTree(layout: Layout, { id, manifest }: Release): Promi
   const { app } = manifest
   const tree = layout.treeDir(app, id)
   const lost: string[] = []
-  let looked = 0
+  const due = whenDue(breathe)
   for (const entry of [...manifest.files, ...sharedLinks(layout, tree, manifest)]) {
-    if (++looked % ENTRIES_PER_TURN === 0) await breathe()
+    await due()
     const path = `${tree}/${entry.path}`
     if (isFile(entry) && lookAt(path, entry) === 'sealed') continue
     if (await isAsSigned(path, entry)) continue

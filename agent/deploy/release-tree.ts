@@ -72,8 +72,7 @@ export async function alterTree(layout: Layout, tree: string, { from, to }: { fr
   const emptied = new Set<string>()
   const due = whenDue(breathe)
   for (const entry of gone) {
-    const pause = due()
-    if (pause) await pause
+    await due()
     const path = `${tree}/${entry.path}`
     if (isFile(entry) || isLink(entry)) unlinkSync(path)
     else emptied.add(path)
@@ -117,8 +116,7 @@ async function addEntries(
   const due = whenDue(turn)
   for (const entry of entries) {
     add(entry)
-    const pause = due()
-    if (pause) await pause
+    await due()
   }
 }
 

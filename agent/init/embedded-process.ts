@@ -28,6 +28,8 @@ const SLOWEST_LOOK_MS = 100
 const REAP_TIMEOUT_MS = 2000
 /** Freeing the memory of a big process takes a second or two. */
 const KILL_TIMEOUT_MS = 10_000
+/** execve(2) shows neither arguments nor environment for 5 ms on a loaded machine; the rest is for a disk that is slow to give the program. */
+const EXEC_MS = 100
 /** `ps` answers at once; a machine that needs longer has no answer for us. */
 const PS_TIMEOUT_MS = 5000
 
@@ -45,17 +47,28 @@ export async function stampOf(pid: number): Promise<string | undefined> {
 
 /** Living members; what is dead holds nothing and, under a PID 1 that does not reap, would stay for ever. */
 export function membersOf(family: Family): number[] {
-  if (process.platform !== 'linux')
-    return family.group !== undefined && sendSignal(-family.group, 0) ? [-family.group] : []
+  return lookFor(family).members
+}
+
+/** `mayBeMore`: some process becomes another program right now, and shows no mark while it does. */
+function lookFor(family: Family): { members: number[]; mayBeMore: boolean } {
+  if (process.platform !== 'linux') {
+    const { group } = family
+    return { members: group !== undefined && sendSignal(-group, 0) ? [-group] : [], mayBeMore: false }
+  }
   const members: number[] = []
+  let mayBeMore = false
   for (const name of readdirSync('/proc')) {
     const pid = Number(name)
     if (!Number.isInteger(pid)) continue
     const stat = statOf(pid)
     if (stat === undefined || stat.isDead) continue
-    if (stat.group === family.group || hasMark(pid, family.invocation)) members.push(pid)
+    const found =
+      stat.group === family.group || environmentOf(pid, stat)?.includes(`INVOCATION_ID=${family.invocation}\0`)
+    if (found) members.push(pid)
+    else if (found === undefined) mayBeMore = true
   }
-  return members
+  return { members, mayBeMore }
 }
 
 /** A signal to all of them: to the group in one call, so that no fork slips through, then to those outside it. */
@@ -66,10 +79,11 @@ export function signalFamily(family: Family, signal: NodeJS.Signals): void {
 
 /** True when none was left by then. */
 export async function awaitGone(family: Family, timeoutMs: number): Promise<boolean> {
-  if (!(await awaitFalse(() => membersOf(family).length > 0, timeoutMs))) return false
-  // In the middle of its exec(2) a process has no environment to show, and so no mark.
-  await sleep(FIRST_LOOK_MS)
-  return membersOf(family).length === 0
+  const clearBy = performance.now() + EXEC_MS
+  return awaitFalse(() => {
+    const { members, mayBeMore } = lookFor(family)
+    return members.length > 0 || (mayBeMore && performance.now() < clearBy)
+  }, timeoutMs)
 }
 
 /** Gives PID 1 the time to reap what is only a zombie now, so that `kill -0` too says it is gone. */
@@ -123,24 +137,39 @@ export function sendSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
   }
 }
 
+interface Stat {
+  isDead: boolean
+  group: number
+  startTicks: string
+  /** A thread of the kernel, which has no memory of its own. */
+  isKernels: boolean
+}
+
 /**
  * A process that was killed is shown as a zombie as soon as its first thread has ended. It is dead when that is its only
  * one: until then the others hold its port, and whoever is started next finds it taken.
  */
-function statOf(pid: number): { isDead: boolean; group: number; startTicks: string } | undefined {
+function statOf(pid: number): Stat | undefined {
   const text = readProc(`${pid}/stat`)
   if (text === undefined) return undefined
   // proc_pid_stat(5): field 2 is the program's name in parentheses and may itself hold blanks and parentheses.
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
   const [state, , group] = fields
-  const [threads, , startTicks] = fields.slice(17)
+  const [threads, , startTicks, memoryBytes] = fields.slice(17)
   if (state === undefined || startTicks === undefined) return undefined
   const isDead = state === 'X' || (state === 'Z' && Number(threads) <= 1)
-  return { isDead, group: Number(group), startTicks }
+  return { isDead, group: Number(group), startTicks, isKernels: memoryBytes === '0' }
 }
 
-function hasMark(pid: number, invocation: string): boolean {
-  return readProc(`${pid}/environ`)?.includes(`INVOCATION_ID=${invocation}\0`) ?? false
+/**
+ * The environment of a process, in which the mark is. Undefined in the middle of its execve(2); one that was started with no
+ * environment still shows its arguments.
+ */
+function environmentOf(pid: number, { isKernels }: Stat): string | undefined {
+  const environment = readProc(`${pid}/environ`) ?? ''
+  if (environment !== '' || isKernels) return environment
+  // Read once more: it may be over by now.
+  return readProc(`${pid}/cmdline`) === '' ? undefined : (readProc(`${pid}/environ`) ?? '')
 }
 
 /** Undefined when the process has ended meanwhile or belongs to somebody we may not look at. */

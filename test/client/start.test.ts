@@ -1,6 +1,19 @@
 import assert from 'node:assert/strict'
-import { execFile } from 'node:child_process'
-import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { execFile, execFileSync } from 'node:child_process'
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
@@ -30,15 +43,19 @@ async function programIn(t: TestContext, source = SOURCE) {
   }
   writeFileSync(join(root, 'late.ts'), "export function late() { return 'late' }")
   await rebuild(source)
-  const start = (...args: string[]) =>
-    run(join(root, 'dist/program'), args, { env: { ...process.env, XDG_CACHE_HOME: cacheHome } })
+  const startWith = (env: NodeJS.ProcessEnv, ...args: string[]) =>
+    run(join(root, 'dist/program'), args, {
+      cwd: root,
+      env: { ...process.env, CI: undefined, XDG_CACHE_HOME: cacheHome, ...env },
+    })
+  const start = (...args: string[]) => startWith({}, ...args)
   const code = (command: string) => join(cacheHome, `${CODE}${command}`)
   const inode = (command: string) => statSync(code(command)).ino
-  return { root, rebuild, start, code, inode, cacheHome }
+  return { root, rebuild, start, startWith, code, inode, cacheHome }
 }
 
 test('a program is the same with what was compiled before as without, and what was compiled is kept per command', async (t) => {
-  const { start, code, inode } = await programIn(t)
+  const { start, code, inode, cacheHome } = await programIn(t)
   assert.equal((await start('push', 'x')).stdout, 'late true */ push x\n')
   assert.equal(statSync(code('push')).mode & 0o777, 0o600)
   const before = inode('push')
@@ -46,6 +63,20 @@ test('a program is the same with what was compiled before as without, and what w
   assert.equal(inode('push'), before)
   assert.equal((await start('--json', 'status')).stdout, 'late true */ --json status\n')
   assert.notEqual(inode('status'), before)
+  await start('--env', 'production')
+  assert.deepEqual(readdirSync(join(cacheHome, 'tarmac')).sort(), ['code-other', 'code-push', 'code-status'])
+})
+
+test('what was compiled is good for the next start although the program changed how V8 works', async (t) => {
+  const young = JSON.stringify(join(import.meta.dirname, '../../client/young-space.ts'))
+  const { start, inode } = await programIn(
+    t,
+    `import { keepYoungSpaceSmall } from ${young}\nkeepYoungSpaceSmall()\n${SOURCE}`,
+  )
+  await start('push')
+  const before = inode('push')
+  await start('push')
+  assert.equal(inode('push'), before)
 })
 
 test('what another program compiled, what is damaged, and what others could have written is not run, but made anew', async (t) => {
@@ -76,12 +107,93 @@ test('what another program compiled, what is damaged, and what others could have
   assert.equal((await start('push')).stdout, 'late true #/ push\n')
 })
 
-test('a wrong command leaves nothing, and a cache that cannot be written is no failure', async (t) => {
-  const { start, cacheHome } = await programIn(t)
+/** Code of a program that says something else, as it would be kept for this one. */
+async function foreignCode(t: TestContext, place: Awaited<ReturnType<typeof programIn>>): Promise<Buffer> {
+  const foreign = await programIn(t, SOURCE.replace("'*/'", "'##'"))
+  await foreign.start('push')
+  await place.start('push')
+  const code = readFileSync(foreign.code('push'))
+  const [build = ''] = readFileSync(place.code('push'), 'latin1').split(' ')
+  rmSync(place.code('push'))
+  // The label is no secret: anybody can write it.
+  return Buffer.concat([Buffer.from(build), code.subarray(build.length)])
+}
+
+test('what another user could have put there is not run', async (t) => {
+  const place = await programIn(t)
+  const { start, startWith, code, cacheHome, root } = place
+  const evil = await foreignCode(t, place)
+  const dir = join(cacheHome, 'tarmac')
+  const elsewhere = join(root, 'elsewhere')
+  writeFileSync(elsewhere, evil)
+  writeFileSync(code('push'), evil)
+  assert.equal((await start('push')).stdout, 'late true ## push\n', 'this is what must not be run')
+
+  const isRoot = process.getuid?.() === 0
+  const cases: Record<string, () => void> = {
+    'a link to it': () => {
+      rmSync(code('push'))
+      symlinkSync(elsewhere, code('push'))
+    },
+    'in a directory that others may write': () => chmodSync(dir, 0o777),
+    ...(isRoot && { "another user's": () => chownSync(code('push'), 65_534, 65_534) }),
+    ...(isRoot && { "in another user's directory": () => chownSync(dir, 65_534, 65_534) }),
+    'a pipe': () => {
+      rmSync(code('push'))
+      execFileSync('mkfifo', ['-m', '600', code('push')])
+    },
+    'a directory': () => {
+      rmSync(code('push'))
+      mkdirSync(code('push'))
+    },
+  }
+  for (const [what, change] of Object.entries(cases)) {
+    rmSync(dir, { recursive: true, force: true })
+    mkdirSync(dir, { mode: 0o700 })
+    writeFileSync(code('push'), evil, { mode: 0o600 })
+    change()
+    assert.equal((await start('push')).stdout, 'late true */ push\n', what)
+  }
+  rmSync(dir, { recursive: true })
+  mkdirSync(dir, { mode: 0o700 })
+  writeFileSync(code('push'), evil, { mode: 0o600 })
+  assert.equal((await startWith({ XDG_CACHE_HOME: 'cache' }, 'push')).stdout, 'late true */ push\n', 'not absolute')
+  assert.equal((await startWith({ CI: 'true' }, 'push')).stdout, 'late true */ push\n', 'in CI')
+})
+
+test('as root nothing is left in the home of another user', { skip: process.getuid?.() !== 0 }, async (t) => {
+  const { root, startWith } = await programIn(t)
+  const home = join(root, 'home')
+  mkdirSync(home)
+  chownSync(home, 65_534, 65_534)
+  await startWith({ HOME: home, XDG_CACHE_HOME: '' }, 'push')
+  assert.deepEqual(readdirSync(home), [])
+})
+
+test('what a killed one left half written is written anew after a while', async (t) => {
+  const { start, code } = await programIn(t)
+  await start('status')
+  const left = `${code('push')}.tmp`
+  writeFileSync(left, 'half')
+  await start('push')
+  assert.ok(!existsSync(code('push')), 'somebody may be writing it')
+  utimesSync(left, 1, 1)
+  await start('push')
+  assert.deepEqual([existsSync(code('push')), existsSync(left)], [true, false])
+})
+
+test('what fails leaves nothing, and a cache that cannot be written, or no home, is no failure', async (t) => {
+  const { start, startWith, cacheHome } = await programIn(t)
   await assert.rejects(start('wrong'), { code: 2 })
   assert.deepEqual(readdirSync(join(cacheHome, '..')).sort(), ['dist', 'late.ts', 'main.ts'])
   writeFileSync(cacheHome, 'a file where the directory should be')
   assert.equal((await start('push')).stdout, 'late true */ push\n')
+  const nobody = ['--reuid=23456', '--clear-groups', process.execPath, join(cacheHome, '../dist/program'), 'push']
+  if (process.getuid?.() !== 0) return
+  chmodSync(join(cacheHome, '..'), 0o755)
+  const homeless = await run('setpriv', nobody, { env: { PATH: process.env.PATH } })
+  assert.equal(homeless.stdout, 'late true */ push\n')
+  assert.equal((await startWith({ HOME: '/dev/null', XDG_CACHE_HOME: '' }, 'push')).stdout, 'late true */ push\n')
 })
 
 test('a stack trace names the line of the file', async (t) => {
@@ -90,4 +202,12 @@ test('a stack trace names the line of the file', async (t) => {
   const [, line] = /dist\/program:(\d+)/.exec(String(failure)) ?? []
   const text = readFileSync(join(root, 'dist/program'), 'utf8').split('\n')[Number(line) - 1]
   assert.match(text ?? '', /throw new Error\("here"\)/)
+})
+
+test('every command is among those that keep what was compiled for them', async () => {
+  const { stdout } = await run(process.execPath, [join(import.meta.dirname, '../../client/main.ts'), '--help'])
+  const commands = [...stdout.slice(stdout.indexOf('Commands:')).matchAll(/^ {2}([a-z]+) /gm)].map(([, name]) => name)
+  assert.ok(commands.length > 10)
+  const text = readFileSync(join(import.meta.dirname, '../../client/start.ts'), 'utf8')
+  for (const name of commands) if (name !== 'help') assert.match(text, new RegExp(`'${name}'`), name)
 })
