@@ -9,7 +9,6 @@ import { basename, dirname, join } from 'node:path'
 import { type BuildOptions, build as bundle } from 'esbuild'
 import { preloadText } from './agent/preload/preload.ts'
 import manifest from './package.json' with { type: 'json' }
-import { sha256 } from './shared/names.ts'
 
 /** 24.6 is the oldest with everything we use: node:sqlite, zstd with a dictionary, exportKeyingMaterial, import.meta.main. */
 const OLDEST_NODE = { major: 24, minor: 6 }
@@ -92,14 +91,13 @@ const COMMENT_END = '*\u0001/'
 
 async function startedText(name: string, outfile: string, starter: string, program: string): Promise<string> {
   if (program.includes(COMMENT_END)) throw new Error(`build ${outfile}: it has ${JSON.stringify(COMMENT_END)}`)
-  const headOf = (build: string) =>
-    partOf(outfile, starter, {
-      __TARMAC_BUILD__: JSON.stringify(build),
-      __TARMAC_PROGRAM_BEGINS__: JSON.stringify(PROGRAM_BEGINS),
-      __TARMAC_COMMENT_END__: JSON.stringify(COMMENT_END),
-    })
-  const head = await headOf(sha256((await headOf('')) + program))
-  return `${prelude(name)}\n${head}${PROGRAM_BEGINS}${program.replaceAll('*/', COMMENT_END)}*/\n`
+  const comment = program.replaceAll('*/', COMMENT_END)
+  const head = await partOf(outfile, starter, {
+    __TARMAC_PROGRAM_BEGINS__: JSON.stringify(PROGRAM_BEGINS),
+    __TARMAC_PROGRAM_LENGTH__: JSON.stringify(comment.length),
+    __TARMAC_COMMENT_END__: JSON.stringify(COMMENT_END),
+  })
+  return `${prelude(name)}\n${filePrelude(name)}\n${head}${PROGRAM_BEGINS}${comment}*/\n`
 }
 
 /** Of ours, wherever the program's own files lie. */
@@ -132,6 +130,14 @@ function prelude(name: string): string {
 var parts = process.versions.node.split('.');
 if (parts[0] < ${major} || (parts[0] == ${major} && parts[1] < ${minor})) {
   console.error('${name} needs Node ${major}.${minor} or newer, this is ' + process.version);
+  process.exit(2);
+}`
+}
+
+/** What begins with this reads its own file. */
+function filePrelude(name: string): string {
+  return `if (!require('path').isAbsolute(__filename)) {
+  console.error('${name} must be started from its file, not from a pipe');
   process.exit(2);
 }`
 }

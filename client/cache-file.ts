@@ -1,6 +1,7 @@
 import {
   closeSync,
   constants,
+  existsSync,
   fstatSync,
   mkdirSync,
   openSync,
@@ -11,7 +12,7 @@ import {
   statSync,
   writeSync,
 } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { dirname, isAbsolute, join } from 'node:path'
 
 // What makes the next command quicker, in the user's cache. To lose it costs time and nothing else, so no trouble here is
 // a failure. But it decides what runs and what is signed: what another user may have written is not believed.
@@ -25,7 +26,7 @@ const STALE_MS = 60_000
 /** Undefined when it is not there, or not ours alone. */
 export function readCacheFile(cacheDir: string, name: string): Buffer | undefined {
   try {
-    if (!isOurs(statSync(cacheDir))) return undefined
+    if (!isAbsolute(cacheDir) || !isOurs(statSync(cacheDir))) return undefined
     // Neither through a link, nor waiting for who writes into a pipe.
     const file = openSync(join(cacheDir, name), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
     try {
@@ -43,8 +44,7 @@ export function readCacheFile(cacheDir: string, name: string): Buffer | undefine
 export function writeCacheFile(cacheDir: string, name: string, parts: () => readonly (string | Uint8Array)[]): void {
   const temporary = join(cacheDir, `${name}.tmp`)
   try {
-    if (!isPlace(cacheDir)) return
-    mkdirSync(cacheDir, { recursive: true, mode: 0o700 })
+    if (!isAbsolute(cacheDir) || !makePlace(cacheDir)) return
     const left = statSync(temporary, { throwIfNoEntry: false })
     if (left && Date.now() - left.mtimeMs > STALE_MS) rmSync(temporary)
     const file = openSync(temporary, 'wx', 0o600)
@@ -66,14 +66,18 @@ function isOurs({ uid, mode }: Stats): boolean {
   return uid === process.getuid?.() && (mode & WRITABLE_BY_OTHERS) === 0
 }
 
-/** Ours, or to be made where it will be: root in another user's home would leave what that user cannot write. */
-function isPlace(cacheDir: string): boolean {
-  const there = statSync(cacheDir, { throwIfNoEntry: false })
-  if (there) return isOurs(there)
-  for (let above = dirname(cacheDir); ; above = dirname(above)) {
-    const stat = statSync(above, { throwIfNoEntry: false })
-    if (stat) return stat.uid === process.getuid?.() || stat.uid === 0
+/**
+ * False where it is not ours: root in another user's home would leave what that user cannot write. Made with the one above
+ * it at the most: a home is nobody's to make. (And a recursive mkdir of Node 26 never ends below /proc.)
+ */
+function makePlace(cacheDir: string): boolean {
+  const above = dirname(cacheDir)
+  for (const dir of [dirname(above), above]) {
+    const owner = statSync(dir, { throwIfNoEntry: false })?.uid
+    if (owner !== undefined && owner !== 0 && owner !== process.getuid?.()) return false
   }
+  for (const dir of [above, cacheDir]) if (!existsSync(dir)) mkdirSync(dir, { mode: 0o700 })
+  return isOurs(statSync(cacheDir))
 }
 
 function writeAll(file: number, bytes: Uint8Array): void {

@@ -3,6 +3,7 @@ import { execFile, execFileSync } from 'node:child_process'
 import {
   chmodSync,
   chownSync,
+  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -80,7 +81,7 @@ test('what was compiled is good for the next start although the program changed 
 })
 
 test('what another program compiled, what is damaged, and what others could have written is not run, but made anew', async (t) => {
-  const { start, rebuild, code, inode } = await programIn(t)
+  const { root, start, rebuild, code, inode } = await programIn(t)
   await start('push')
   const good = readFileSync(code('push'))
   const label = good.indexOf('\n')
@@ -105,6 +106,30 @@ test('what another program compiled, what is damaged, and what others could have
   // Of the same length, which is all that V8 would ask for.
   await rebuild(SOURCE.replace("'*/'", "'#/'"))
   assert.equal((await start('push')).stdout, 'late true #/ push\n')
+  const file = join(root, 'dist/program')
+  writeFileSync(file, readFileSync(file, 'utf8').replace("'#/'", "'##'").replace('"#/"', '"##"'))
+  assert.equal((await start('push')).stdout, 'late true ## push\n', 'also by hand')
+})
+
+test('a file that was changed so that its program is not found says so, and one from a pipe that it cannot be', async (t) => {
+  const { root, start } = await programIn(t)
+  const file = join(root, 'dist/program')
+  const text = readFileSync(file, 'utf8')
+  for (const changed of [text.replaceAll('\n', '\r\n'), `${text.slice(0, text.indexOf('\n/* The program'))}`]) {
+    writeFileSync(file, changed)
+    await assert.rejects(
+      run(process.execPath, [file, 'push']),
+      ({ code, stderr }) => code === 1 && /program was changed since it was built: install it again/.test(stderr),
+    )
+  }
+  writeFileSync(file, text)
+  assert.equal((await start('push')).stdout, 'late true */ push\n')
+  // What lies here under that name is not it.
+  writeFileSync(join(root, '[stdin]'), text)
+  assert.throws(() => execFileSync(process.execPath, ['-', 'push'], { input: text, cwd: root, stdio: 'pipe' }), {
+    status: 2,
+    stderr: Buffer.from('program must be started from its file, not from a pipe\n'),
+  })
 })
 
 /** Code of a program that says something else, as it would be kept for this one. */
@@ -114,7 +139,6 @@ async function foreignCode(t: TestContext, place: Awaited<ReturnType<typeof prog
   await place.start('push')
   const code = readFileSync(foreign.code('push'))
   const [build = ''] = readFileSync(place.code('push'), 'latin1').split(' ')
-  rmSync(place.code('push'))
   // The label is no secret: anybody can write it.
   return Buffer.concat([Buffer.from(build), code.subarray(build.length)])
 }
@@ -124,6 +148,7 @@ test('what another user could have put there is not run', async (t) => {
   const { start, startWith, code, cacheHome, root } = place
   const evil = await foreignCode(t, place)
   const dir = join(cacheHome, 'tarmac')
+  cpSync(cacheHome, join(root, '.cache'), { recursive: true })
   const elsewhere = join(root, 'elsewhere')
   writeFileSync(elsewhere, evil)
   writeFileSync(code('push'), evil)
@@ -157,7 +182,12 @@ test('what another user could have put there is not run', async (t) => {
   rmSync(dir, { recursive: true })
   mkdirSync(dir, { mode: 0o700 })
   writeFileSync(code('push'), evil, { mode: 0o600 })
-  assert.equal((await startWith({ XDG_CACHE_HOME: 'cache' }, 'push')).stdout, 'late true */ push\n', 'not absolute')
+  for (const env of [
+    { XDG_CACHE_HOME: 'cache', HOME: join(root, 'home') },
+    { XDG_CACHE_HOME: '', HOME: '.' },
+  ]) {
+    assert.equal((await startWith(env, 'push')).stdout, 'late true */ push\n', 'not absolute')
+  }
   assert.equal((await startWith({ CI: 'true' }, 'push')).stdout, 'late true */ push\n', 'in CI')
 })
 
@@ -168,6 +198,10 @@ test('as root nothing is left in the home of another user', { skip: process.getu
   chownSync(home, 65_534, 65_534)
   await startWith({ HOME: home, XDG_CACHE_HOME: '' }, 'push')
   assert.deepEqual(readdirSync(home), [])
+  // Nor is a home made.
+  await startWith({ HOME: join(root, 'none'), XDG_CACHE_HOME: '' }, 'push')
+  await startWith({ HOME: '/proc', XDG_CACHE_HOME: '' }, 'push')
+  assert.ok(!existsSync(join(root, 'none')))
 })
 
 test('what a killed one left half written is written anew after a while', async (t) => {
