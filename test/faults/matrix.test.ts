@@ -13,6 +13,8 @@ const isWhole = process.env.TARMAC_FAULTS === 'all'
 const MODES: Mode[] = ['slots', 'restart']
 const EACH_NTH = isWhole ? 1 : 10
 const OTHER_WAYS = ['push', 'failing push']
+/** An exit of what the last agent left is recorded by who sees it first. */
+const SOMETIMES = new Set(['ledger.recordExit'])
 /** Most of a cell is waiting for processes. */
 const CONCURRENCY = availableParallelism() + 1
 
@@ -80,7 +82,8 @@ async function fill(
         wrong.push(`${point} ${nth}: ${broken.join('; ')}`)
       }
     }
-    if (isWhole && cell.held + cell.broken === 0) wrong.push(`${point}: not reached in ${times} tries`)
+    if (isWhole && cell.held + cell.broken === 0 && !SOMETIMES.has(point))
+      wrong.push(`${point}: not reached in ${times} tries`)
   }
   assert.deepEqual(wrong, [])
 }
