@@ -3,8 +3,10 @@ import {
   constants,
   existsSync,
   fstatSync,
+  lstatSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -22,6 +24,7 @@ const WRITABLE_BY_OTHERS = 0o022
 const MAX_BYTES = 128 * 1024 * 1024
 /** Nobody writes a file for so long: who began it was killed. */
 const STALE_MS = 60_000
+const TEMPORARY = '.tmp'
 
 /** Undefined when it is not there, or not ours alone. */
 export function readCacheFile(cacheDir: string, name: string): Buffer | undefined {
@@ -40,13 +43,12 @@ export function readCacheFile(cacheDir: string, name: string): Buffer | undefine
   }
 }
 
-/** Whole or not at all; not at all where another process writes it right now. `parts` are asked for once there is a place for them. */
+/** Whole or not at all. `parts` are asked for once there is a place for them. */
 export function writeCacheFile(cacheDir: string, name: string, parts: () => readonly (string | Uint8Array)[]): void {
-  const temporary = join(cacheDir, `${name}.tmp`)
+  const temporary = join(cacheDir, `${name}.${process.pid}${TEMPORARY}`)
   try {
     if (!isAbsolute(cacheDir) || !makePlace(cacheDir)) return
-    const left = statSync(temporary, { throwIfNoEntry: false })
-    if (left && Date.now() - left.mtimeMs > STALE_MS) rmSync(temporary)
+    removeStale(cacheDir)
     const file = openSync(temporary, 'wx', 0o600)
     try {
       for (const part of parts()) writeAll(file, typeof part === 'string' ? Buffer.from(part) : part)
@@ -78,6 +80,14 @@ function makePlace(cacheDir: string): boolean {
   }
   for (const dir of [above, cacheDir]) if (!existsSync(dir)) mkdirSync(dir, { mode: 0o700 })
   return isOurs(statSync(cacheDir))
+}
+
+/** Of those who were killed. */
+function removeStale(cacheDir: string): void {
+  for (const name of readdirSync(cacheDir)) {
+    const file = join(cacheDir, name)
+    if (name.endsWith(TEMPORARY) && Math.abs(Date.now() - lstatSync(file).mtimeMs) > STALE_MS) rmSync(file)
+  }
 }
 
 function writeAll(file: number, bytes: Uint8Array): void {

@@ -1,4 +1,4 @@
-import { homedir, tmpdir } from 'node:os'
+import { tmpdir, userInfo } from 'node:os'
 import { isAbsolute, join } from 'node:path'
 import { Failure } from '../shared/failure.ts'
 import { DEFAULT_PORT } from '../shared/wire.ts'
@@ -23,12 +23,11 @@ export interface Surroundings {
 const NO_HOME = '/nonexistent'
 
 export function readSurroundings(env: NodeJS.ProcessEnv = process.env): Surroundings {
-  const home = env.HOME === undefined || env.HOME === '' ? homeByName() : env.HOME
-  // By https://specifications.freedesktop.org/basedir-spec one that is not absolute counts for nothing.
-  const dir = (name: string, fallback: string) => {
-    const named = env[name]
-    return named === undefined || !isAbsolute(named) ? join(home, fallback) : named
-  }
+  // What is not absolute counts for nothing: a checkout must not bring pins along. So too
+  // https://specifications.freedesktop.org/basedir-spec of the XDG directories.
+  const named = (name: string) => (isAbsolute(env[name] ?? '') ? env[name] : undefined)
+  const home = named('HOME') ?? homeByName()
+  const dir = (name: string, fallback: string) => named(name) ?? join(home, fallback)
   return {
     configDir: join(dir('XDG_CONFIG_HOME', '.config'), 'tarmac'),
     cacheDir: join(dir('XDG_CACHE_HOME', '.cache'), 'tarmac'),
@@ -44,7 +43,7 @@ export function readSurroundings(env: NodeJS.ProcessEnv = process.env): Surround
 /** As the user database says; a user who is in none has no home. */
 function homeByName(): string {
   try {
-    return homedir()
+    return userInfo().homedir
   } catch {
     return NO_HOME
   }

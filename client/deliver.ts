@@ -99,18 +99,20 @@ async function sendSince(
 ): Promise<Outcome> {
   const { reference, lacking: wanted } = since
   const { source, signing } = job.prepared
+  let isAsked = false
   try {
     const { release, sizes, chunking } = ready
     const recipes = bases.length === 0 ? new Map() : await planRecipes(chunking, { wanted, bases })
     const isLittle = wanted.size < DIRECT.objects && bytesOf(sizes, wanted, recipes) < DIRECT.bytes
-    if (!isLittle || bytesOf(sizes, wanted) > roomBytes) return await askAndSend(context, job, { ...ready, reference })
+    isAsked = !isLittle || bytesOf(sizes, wanted) > roomBytes
+    if (isAsked) return await askAndSend(context, job, { ...ready, reference })
     const objects = asRecipes(source.objects(wanted), recipes)
     return await send(context, job, { release, sizes, reference, wanted, objects, recipes })
   } catch (error) {
-    if (!isStale(error)) throw error
+    if (!isStale(error) || (isAsked && isObjectMissing(error))) throw error
     // The connection over which an upload was refused is not used again.
     return withConnection(context, job.connection.host, signing, (connection) =>
-      askAndSend(context, { ...job, connection }, ready),
+      askAndSend(context, { ...job, connection }, { ...ready, isAgain: isObjectMissing(error) }),
     )
   }
 }
@@ -121,7 +123,7 @@ function isStale(error: unknown): boolean {
   return isOfReference || isObjectMissing(error) || isAboutRecipes(error)
 }
 
-function isObjectMissing(error: unknown): boolean {
+function isObjectMissing(error: unknown): error is Failure {
   return error instanceof Failure && error.code === 'object_missing'
 }
 
@@ -162,6 +164,7 @@ async function askAndSend(
     }
     // What it had was cleaned up between the question and the push.
     if (!isObjectMissing(error) || isAgain) throw error
+    context.print.warn(`${error.message}: asking again`)
     return anew((other) =>
       askAndSend(context, { ...job, connection: other }, { release, sizes, chunking, reference, isAgain: true }),
     )
@@ -193,12 +196,13 @@ async function send(context: Context, job: Delivery, parts: Parts): Promise<Outc
   })
   const bundle = counted(context, bytes, { sent, upload })
   const lines = api.push(connection, app, { bundle, maxGapMs, reference: reference?.digest })
-  const begun = afterFirst(lines, () => prepared.source.remember?.())
-  const outcome = await followChange(context, { host: connection.host, app, signing }, begun)
-  // Of an upload that was refused, and is made again, the bytes alone count.
-  sent.objects += wanted.size
-  sent.reused += total - wanted.size
-  return outcome
+  const begun = afterFirst(lines, () => {
+    // Of an upload that was refused, and is made again, the bytes alone count.
+    sent.objects += wanted.size
+    sent.reused += total - wanted.size
+    prepared.source.remember?.()
+  })
+  return followChange(context, { host: connection.host, app, signing }, begun)
 }
 
 /** The agent works now, and will for a while. */

@@ -67,6 +67,7 @@ export async function prepare(
     source.close()
   }
   try {
+    refuseOther(context, project.app)
     for (const warning of source.warnings) context.print.warn(warning)
     const signing = await chooseOnce()
     const files = source.entries
@@ -94,8 +95,10 @@ async function preparedBundle(context: Context, path: string): Promise<Prepared>
   const source = await bundleSource(path)
   if (!source.signed) throw new Failure('bundle_malformed', `read ${path}: no signed release.json in it`)
   const { signed, signatures } = source.signed
+  const { app } = signed.manifest
+  refuseOther(context, app)
   return {
-    app: signed.manifest.app,
+    app,
     content: undefined,
     release: async () => ({ signed, signatures }),
     source,
@@ -167,7 +170,7 @@ async function openDirectory(
 }
 
 /** Throws `usage` when the one that was asked for is another. */
-export function refuseOther({ options }: Context, app: AppName): void {
+function refuseOther({ options }: Context, app: AppName): void {
   if (options.app === undefined || options.app === app) return
   throw new Failure('usage', `--app ${options.app}: this release is of the app ${app}`)
 }

@@ -1,5 +1,6 @@
 // The order of a deploy. This file knows every step and no detail; each step takes what the one before it returned.
 
+import type { Signer } from '../../shared/allowed-signers.ts'
 import type { BundleEntry } from '../../shared/bundle-read.ts'
 import { contentOfText } from '../../shared/manifest.ts'
 import { type AppName, type ReleaseId, type Sha256, sha256 } from '../../shared/names.ts'
@@ -67,7 +68,7 @@ export interface Admitted extends Proved {
 export async function admit(
   agent: Agent,
   app: AppName,
-  { bundle, refuseAsker }: { bundle: AsyncIterator<BundleEntry>; refuseAsker: () => void },
+  { bundle, refuseAsker }: { bundle: AsyncIterator<BundleEntry>; refuseAsker: (signers: readonly Signer[]) => void },
 ): Promise<Admitted> {
   try {
     const { asked, running } = agent.asked.take(app) ?? {}
@@ -80,8 +81,9 @@ export async function admit(
     const takes = await checkRoom(agent, proved, survey.lacking)
     const incoming = { first, rest: bundle }
     const approve = () => {
-      refuseAsker()
-      refuseSigners(proved.signatures, { signers: readSigners(agent.layout), now: new Date() })
+      const signers = readSigners(agent.layout)
+      refuseAsker(signers)
+      refuseSigners(proved.signatures, { signers, now: new Date() })
     }
     const spend = watchRoom(agent, app)
     const stored = await storeObjects(agent.layout, proved, incoming, { survey, spend, approve })

@@ -1,5 +1,5 @@
 import type { TLSSocket } from 'node:tls'
-import { signerOf } from '../../shared/allowed-signers.ts'
+import { type Signer, signerOf } from '../../shared/allowed-signers.ts'
 import { Failure, reasonOf } from '../../shared/failure.ts'
 import {
   AUTHORIZATION_SCHEME,
@@ -51,9 +51,8 @@ export function identify(agent: Agent, socket: TLSSocket, authorization: string 
   return { who: signer.principal, key: fingerprintOf(signature.publicKey) }
 }
 
-/** Of somebody who was let in a while ago. Throws as for a new request. */
-export function refuseTakenOut(agent: Agent, { who, key }: Identity): void {
-  const signers = readSigners(agent.layout)
+/** Of somebody who was let in a while ago: throws when these signers would not let them in now. */
+export function refuseTakenOut({ who, key }: Identity, signers: readonly Signer[]): void {
   const blob = signers.find((signer) => fingerprintOf(signer.key.blob) === key)?.key.blob
   if (blob === undefined) {
     throw new Failure('signer_unknown', `authorize ${who}: the key ${key} was taken out of the signers meanwhile`)

@@ -63,7 +63,7 @@ export async function push(agent: Agent, app: AppName, identity: Identity, c: Co
   const bundle = bundleOf(agent, app, c)
   const { operation, end } = agent.operations.begin({ app, kind: 'push', who: identity.who })
   try {
-    const proved = await admit(agent, app, { bundle, refuseAsker: () => refuseTakenOut(agent, identity) })
+    const proved = await admit(agent, app, { bundle, refuseAsker: (signers) => refuseTakenOut(identity, signers) })
     return await answerWithLines(c, agent.log, (report) =>
       rollOut(agent, { app, kind: 'push', ...identity, maxGapMs, operation, report }, proved).finally(end),
     )

@@ -79,11 +79,17 @@ export function signalFamily(family: Family, signal: NodeJS.Signals): void {
 
 /** True when none was left by then. */
 export async function awaitGone(family: Family, timeoutMs: number): Promise<boolean> {
-  const clearBy = performance.now() + EXEC_MS
-  return awaitFalse(() => {
-    const { members, mayBeMore } = lookFor(family)
-    return members.length > 0 || (mayBeMore && performance.now() < clearBy)
-  }, timeoutMs)
+  const deadline = performance.now() + timeoutMs
+  for (;;) {
+    if (!(await awaitFalse(() => membersOf(family).length > 0, deadline - performance.now()))) return false
+    const clearBy = performance.now() + EXEC_MS
+    let { members, mayBeMore } = lookFor(family)
+    while (members.length === 0 && mayBeMore && performance.now() < clearBy) {
+      await sleep(FIRST_LOOK_MS)
+      ;({ members, mayBeMore } = lookFor(family))
+    }
+    if (members.length === 0) return true
+  }
 }
 
 /** Gives PID 1 the time to reap what is only a zombie now, so that `kill -0` too says it is gone. */

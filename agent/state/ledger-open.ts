@@ -109,8 +109,10 @@ function copyAll(db: DatabaseSync): void {
   const made = "FROM file.sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
   for (const { sql } of db.prepare(`SELECT sql ${made}`).all()) db.exec(String(sql))
   for (const table of tablesOf(db)) db.exec(`INSERT INTO main.${table} SELECT * FROM file.${table}`)
-  // Numbers that were given to rows which are gone are not given again.
-  db.exec('DELETE FROM main.sqlite_sequence; INSERT INTO main.sqlite_sequence SELECT * FROM file.sqlite_sequence')
+  // Numbers that were given to rows which are gone are not given again. A database without AUTOINCREMENT has no such table.
+  if (db.prepare("SELECT 1 FROM file.sqlite_schema WHERE name = 'sqlite_sequence'").get() !== undefined) {
+    db.exec('DELETE FROM main.sqlite_sequence; INSERT INTO main.sqlite_sequence SELECT * FROM file.sqlite_sequence')
+  }
   const { user_version } = db.prepare('PRAGMA file.user_version').get() as { user_version: number }
   db.exec(`PRAGMA main.user_version = ${user_version}`)
 }

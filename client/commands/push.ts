@@ -7,7 +7,7 @@ import { type Context, targetHosts } from '../context.ts'
 import { deliver, type Sent } from '../deliver.ts'
 import type { Outcome } from '../follow.ts'
 import { changeHosts, exitOf } from '../hosts.ts'
-import { prepare, refuseOther } from '../prepare.ts'
+import { prepare } from '../prepare.ts'
 import { summarise } from '../summary.ts'
 
 export interface PushOptions {
@@ -30,7 +30,6 @@ export async function push(context: Context, path: string | undefined, options: 
   })
   try {
     const { app, project, signing } = prepared
-    refuseOther(context, app)
     if (project && project.app !== app && !context.options.host?.length) {
       throw new Failure('usage', `push ${path}: it is of the app ${app}, and tarmac.toml here of ${project.app}`, {
         hint: 'say where it goes: --host https://…',

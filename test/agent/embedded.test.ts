@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -7,7 +8,7 @@ import { describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createEmbedded } from '../../agent/init/embedded.ts'
 import { environmentOf } from '../../agent/init/embedded-environment.ts'
-import { membersOf, signalFamily, stampOf } from '../../agent/init/embedded-process.ts'
+import { awaitGone, killFamily, membersOf, signalFamily, stampOf } from '../../agent/init/embedded-process.ts'
 import { Failure } from '../../shared/failure.ts'
 import {
   account,
@@ -139,6 +140,26 @@ describe('embedded: the agent and its services', () => {
     const pids = await pidsIn(root, 2)
     await init.stop(key)
     assert.deepEqual(pids.filter(isRunning), [])
+  })
+
+  test('a process that becomes other programs all the time is not taken for gone', {
+    skip: process.platform !== 'linux',
+  }, async (t) => {
+    const invocation = randomUUID().replaceAll('-', '')
+    // In the middle of an exec(2) it shows no environment, and so no mark.
+    const restless = 'select undef, undef, undef, 0.004; exec "perl", "-e", $ENV{RESTLESS}'
+    const child = spawn('perl', ['-e', restless], {
+      detached: true,
+      env: { ...process.env, RESTLESS: restless, INVOCATION_ID: invocation },
+      stdio: 'ignore',
+    })
+    t.after(() => child.kill('SIGKILL'))
+    await once(child, 'spawn')
+    for (let round = 0; round < 3; round++) {
+      assert.equal(await awaitGone({ group: undefined, invocation }, 1_000), false)
+    }
+    assert.equal(await killFamily({ group: undefined, invocation }), true)
+    assert.equal(isRunning(child.pid ?? 0), false)
   })
 
   test('a service that ends now and then, less often than the limit, is not given up', async (t) => {

@@ -243,6 +243,11 @@ test('who is taken out while an upload goes on is refused at its end, as signer 
   const cases: Record<string, { signers: string; status: number; message?: RegExp }> = {
     'who sends it': { signers: without('eve'), status: 403, message: /authorize eve: .* was taken out/ },
     'who signed it': { signers: without('bob'), status: 403, message: /nobody here has the key/ },
+    'who may sign no more': {
+      signers: `${without('bob')}bob namespaces="tarmac-session" ${bob.publicLine}\n`,
+      status: 403,
+      message: /is not allowed in namespace/,
+    },
     'somebody else': { signers: `${text}# a comment\n`, status: 200 },
   }
   for (const [what, { signers, status, message }] of Object.entries(cases)) {

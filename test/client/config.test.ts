@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { userInfo } from 'node:os'
 import { test } from 'node:test'
 import { hostsFrom, parseHostUrl, parsePin, readSurroundings } from '../../client/config.ts'
 import { Failure } from '../../shared/failure.ts'
@@ -70,4 +71,15 @@ test('directories follow XDG, and an empty variable counts as none', () => {
     [other.configDir, other.cacheDir, other.hasSshAgent, other.isCi, other.noColor],
     ['/c/tarmac', '/k/tarmac', true, true, true],
   )
+})
+
+test('a home that is not absolute counts for nothing: pins that a checkout brings along are not trusted', () => {
+  const { homedir } = userInfo()
+  for (const HOME of [undefined, '', '.', 'home']) {
+    const { configDir, cacheDir, defaultKeyFile } = readSurroundings({ HOME, XDG_CONFIG_HOME: '.config' })
+    assert.deepEqual(
+      [configDir, cacheDir, defaultKeyFile],
+      [`${homedir}/.config/tarmac`, `${homedir}/.cache/tarmac`, `${homedir}/.ssh/id_ed25519`],
+    )
+  }
 })

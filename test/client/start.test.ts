@@ -204,16 +204,19 @@ test('as root nothing is left in the home of another user', { skip: process.getu
   assert.ok(!existsSync(join(root, 'none')))
 })
 
-test('what a killed one left half written is written anew after a while', async (t) => {
-  const { start, code } = await programIn(t)
+test('what a killed one left half written goes after a while, whatever the clock did', async (t) => {
+  const { start, cacheHome } = await programIn(t)
   await start('status')
-  const left = `${code('push')}.tmp`
-  writeFileSync(left, 'half')
+  const dir = join(cacheHome, 'tarmac')
+  const ages = { 'code-push.1.tmp': 0, 'code-push.2.tmp': -3600, 'hashes-x.3.tmp': 3600 }
+  for (const [name, seconds] of Object.entries(ages)) {
+    writeFileSync(join(dir, name), 'half')
+    const at = Date.now() / 1000 + seconds
+    utimesSync(join(dir, name), at, at)
+  }
+  symlinkSync('nowhere', join(dir, 'code-push.4.tmp'))
   await start('push')
-  assert.ok(!existsSync(code('push')), 'somebody may be writing it')
-  utimesSync(left, 1, 1)
-  await start('push')
-  assert.deepEqual([existsSync(code('push')), existsSync(left)], [true, false])
+  assert.deepEqual(readdirSync(dir).sort(), ['code-push', 'code-push.1.tmp', 'code-push.4.tmp', 'code-status'])
 })
 
 test('what fails leaves nothing, and a cache that cannot be written, or no home, is no failure', async (t) => {

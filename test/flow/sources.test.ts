@@ -74,6 +74,11 @@ test('what cannot be pushed is refused before anything is sent', async (t) => {
   world.write({ 'tarmac.toml': 'app = "shop"\n[build]\ncommand = "touch built"\n[services.web]\ncommand = "x"\n' })
   const other = await world.tarmac('push', '--app', 'blog', '--host', world.url)
   assert.deepEqual([other.exit, existsSync(join(world.project, 'built'))], [2, false], 'nor is anything built')
+  execFileSync('tar', ['-czf', join(world.dir, 'project.tar.gz'), '-C', world.project, '.'])
+  for (const path of ['.', '../project.tar.gz']) {
+    const packed = await world.tarmac('pack', path, '--app', 'blog', '-o', '../blog.tarmac')
+    assert.deepEqual([packed.exit, existsSync(join(world.dir, 'blog.tarmac'))], [2, false], path)
+  }
   assert.deepEqual(releases(world), [])
   assert.deepEqual(readdirSync(join(world.root, 'apps')), [])
 })
