@@ -147,7 +147,7 @@ function openSocket(host: Host): Promise<{ socket: TLSSocket; roundTripMs: numbe
       ALPNProtocols: ['http/1.1'],
       // The pin decides, not a name or a date. With `false` checkServerIdentity is never called: we compare ourselves.
       rejectUnauthorized: false,
-      // Nor does any authority: to read those that Node and NODE_EXTRA_CA_CERTS know takes 6 ms.
+      // Nor does any authority: to read those of NODE_EXTRA_CA_CERTS takes 6 ms.
       ca: [],
     })
     const timer = setTimeout(
