@@ -1,12 +1,12 @@
 import { constants } from 'node:zlib'
-import { MAX_WINDOW_LOG, ZSTD_LEVEL, ZSTD_LEVEL_FAR, ZSTD_LEVEL_NEAR } from './bundle.ts'
+import { MAX_WINDOW_LOG, WINDOW_LOG, ZSTD_LEVEL, ZSTD_LEVEL_FAR, ZSTD_LEVEL_NEAR } from './bundle.ts'
 
 // A reference is the exact text of a release.json that both ends have. As zstd's dictionary it makes the manifest of a bundle
 // a difference: two of 4.5 MB that differ in five files take 700 bytes instead of 1.1 MB. It names no one and proves
 // nothing: what comes out of the frame is checked like any other bundle.
 
 /** zstd's own for level 3; it makes its window no smaller for a short text. */
-const WINDOW_LOG = 21
+const USUAL_WINDOW_LOG = 21
 const HASH_LOG = 17
 /** 16 MiB of table. zstd uses the last 16 MiB of a longer reference, whatever the table. */
 const MAX_HASH_LOG = 22
@@ -29,7 +29,7 @@ export type LinkKind = 'near' | 'far'
 
 const WITHOUT_REFERENCE = {
   near: { [constants.ZSTD_c_compressionLevel]: ZSTD_LEVEL_NEAR, [constants.ZSTD_c_hashLog]: HASH_LOG_NEAR },
-  file: { [constants.ZSTD_c_compressionLevel]: ZSTD_LEVEL, [constants.ZSTD_c_windowLog]: MAX_WINDOW_LOG },
+  file: { [constants.ZSTD_c_compressionLevel]: ZSTD_LEVEL, [constants.ZSTD_c_windowLog]: WINDOW_LOG },
   far: { [constants.ZSTD_c_compressionLevel]: ZSTD_LEVEL_FAR, [constants.ZSTD_c_windowLog]: MAX_WINDOW_LOG },
 }
 
@@ -46,7 +46,7 @@ export function compression(reference: Uint8Array | undefined, link?: LinkKind) 
     params: {
       ...level,
       // A dictionary is out of reach once more than a window has come after it: the whole manifest must fit.
-      [constants.ZSTD_c_windowLog]: Math.max(WINDOW_LOG, reach),
+      [constants.ZSTD_c_windowLog]: Math.max(USUAL_WINDOW_LOG, reach),
       // An entry for eight bytes of the reference: the tables of level 3 forget nearly all of it.
       [constants.ZSTD_c_hashLog]: Math.min(MAX_HASH_LOG, Math.max(HASH_LOG, reach - 3)),
       [constants.ZSTD_c_chainLog]: CHAIN_LOG,
