@@ -21,11 +21,6 @@ const TURNS_TO_SEND = 4
 /** Until it is known that the agent has closed the connection, while this process had no time for it. */
 const TURNS_TO_HEAR = 2
 
-/** What a host says of an app, and what was pushed to it last from here. */
-export interface Known extends KnownAnswer {
-  kept: Reference | undefined
-}
-
 export interface Ahead {
   /**
    * Gives the connection away: whoever takes it closes it. Undefined for another host, or when it is of no use any more.
@@ -55,7 +50,7 @@ export async function askAhead(
   const endedAt = performance.now()
   const kept = connection ? keptOf(context, connection, app) : undefined
   const asked = connection && askKnown(connection, { app, again: false, kept }).catch(() => {})
-  await turns(TURNS_TO_SEND)
+  await untilSent()
   let isTaken = false
   return {
     async take(other) {
@@ -77,6 +72,9 @@ export async function askAhead(
   }
 }
 
+/** Lets go out what was just asked. */
+export const untilSent = (): Promise<void> => turns(TURNS_TO_SEND)
+
 async function turns(count: number): Promise<void> {
   for (let left = count; left > 0; left--) await turn()
 }
@@ -94,8 +92,8 @@ function isTrusted({ surroundings }: Context, host: Host): boolean {
 export async function askKnown(
   connection: Connection,
   { app, again, kept }: { app: AppName; again: boolean; kept: Reference | undefined },
-): Promise<Known> {
-  return { ...(await api.known(connection, app, { reference: kept?.digest, again })), kept }
+): Promise<KnownAnswer> {
+  return api.known(connection, app, { reference: kept?.digest, again })
 }
 
 /** Four megabytes, read and hashed. */
@@ -107,7 +105,7 @@ export function keptOf({ surroundings }: Context, { pin }: Connection, app: AppN
 const AMPLE = 2
 
 /** Where nothing is, there is nothing to ask but whether it fits. */
-export function hasAmpleRoom(known: Known | undefined, sizes: ReadonlyMap<Sha256, number>): boolean {
+export function hasAmpleRoom(known: KnownAnswer | undefined, sizes: ReadonlyMap<Sha256, number>): boolean {
   if (!known?.empty) return false
   let bytes = 0
   for (const size of sizes.values()) bytes += size + ROOM_PER_OBJECT

@@ -3,6 +3,7 @@ import type { Chunk } from '../shared/chunking.ts'
 import { type Entry, isFile, type Manifest } from '../shared/manifest.ts'
 import type { Sha256 } from '../shared/names.ts'
 import { chunksText } from '../shared/recipe.ts'
+import { changedFiles } from '../shared/same-paths.ts'
 import type { BasisAnswer } from '../shared/wire.ts'
 import type { Reference } from './references.ts'
 
@@ -12,18 +13,39 @@ export interface Since {
   reference: Reference
   /** Contents that the reference has not. */
   lacking: Set<Sha256>
+  /** Where it differs, or more: what was there, and what is there now. */
   older: readonly Entry[]
   files: readonly Entry[]
+  /** Each path is what it was there, but for the contents and modes of files. */
+  areOnlyContents: boolean
 }
 
-/** Undefined when the reference is none any more: nobody has checked it since it was written. */
-export function changesSince(reference: Reference, files: readonly Entry[]): Since | undefined {
-  const older = filesOf(reference)
+/** Undefined when the reference is none any more: nobody has checked it since it was written. `text`: with these files. */
+export function changesSince(reference: Reference, text: string, files: readonly Entry[]): Since | undefined {
+  const before = reference.text.toString()
+  const changed = changedFiles(before, text)
+  if (changed !== undefined) {
+    const lacking = new Set(changed.map(({ after }) => after.sha256))
+    if (lacking.size > 0) for (const digest of digestsIn(before)) lacking.delete(digest)
+    const [older, newer] = [changed.map((change) => change.before), changed.map((change) => change.after)]
+    return { reference, lacking, older, files: newer, areOnlyContents: true }
+  }
+  const older = filesOf(before)
   if (older === undefined) return undefined
   const lacking = changedIn(files, older)
   // What is new at its path may be old at another one.
   if (lacking.size > 0) for (const entry of older) if (isFile(entry)) lacking.delete(entry.sha256)
-  return { reference, lacking, older, files }
+  return { reference, lacking, older, files, areOnlyContents: false }
+}
+
+const DIGEST = '"sha256":"'
+const DIGEST_CHARS = 64
+
+/** Of all files of a release.json. */
+function* digestsIn(text: string): Iterable<Sha256> {
+  for (let at = text.indexOf(DIGEST); at !== -1; at = text.indexOf(DIGEST, at + DIGEST_CHARS)) {
+    yield text.slice(at + DIGEST.length, at + DIGEST.length + DIGEST_CHARS) as Sha256
+  }
 }
 
 /** Contents that are not what they were at the same path. Both lists are sorted alike, so each is gone through once. */
@@ -47,10 +69,10 @@ function digestsOf(files: readonly Entry[]): Set<Sha256> {
   return digests
 }
 
-function filesOf({ text }: Reference): readonly Entry[] | undefined {
+function filesOf(text: string): readonly Entry[] | undefined {
   try {
     // An agent has checked it: as it was, it is as good as the manifest that was signed then.
-    return (JSON.parse(text.toString()) as Manifest).files
+    return (JSON.parse(text) as Manifest).files
   } catch {
     return undefined
   }

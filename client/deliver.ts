@@ -1,12 +1,11 @@
-import prettyBytes from 'pretty-bytes'
 import type { BundleObject } from '../shared/bundle.ts'
 import { bundleBytes } from '../shared/bundle-write.ts'
 import { objectsOf } from '../shared/contents.ts'
 import { Failure } from '../shared/failure.ts'
 import type { ReleaseId, Sha256 } from '../shared/names.ts'
 import type { Recipe } from '../shared/recipe.ts'
-import { type BasisAnswer, DIRECT } from '../shared/wire.ts'
-import { type Ahead, askKnown, hasAmpleRoom, type Known, keptOf } from './ahead.ts'
+import { type BasisAnswer, DIRECT, type KnownAnswer } from '../shared/wire.ts'
+import { type Ahead, askKnown, hasAmpleRoom, keptOf, untilSent } from './ahead.ts'
 import * as api from './api.ts'
 import { basesIn, changesSince, chunkTexts, type Since } from './changes-since.ts'
 import type { Connection } from './connection.ts'
@@ -14,17 +13,11 @@ import { type Context, withConnection } from './context.ts'
 import { followChange, type Outcome } from './follow.ts'
 import { linkKindOf } from './link-kind.ts'
 import type { Prepared, Release } from './prepare.ts'
-import { startProgress } from './progress.ts'
 import { asRecipes, beginChunks, bytesOf, type Chunking, isAboutRecipes, planRecipes } from './recipes.ts'
 import { openReferences, type Reference } from './references.ts'
+import { counted, type Sent } from './sent.ts'
 import type { Source } from './source.ts'
 import { keepYoungSpaceSmall } from './young-space.ts'
-
-export interface Sent {
-  bytes: number
-  objects: number
-  reused: number
-}
 
 export interface Delivery {
   connection: Connection
@@ -40,15 +33,26 @@ export interface Delivery {
 /** To one host: ask whether it runs this already; if not, sign, send what it lacks, and follow to the truth. */
 export async function deliver(context: Context, job: Delivery): Promise<Outcome> {
   const { connection, prepared, ahead, force } = job
-  const { app, content } = prepared
+  const { app, source } = prepared
   const { host, pin } = connection
   const references = openReferences(context.surroundings.cacheDir)
   const before = ahead?.askedOn(connection)
   const again = before !== undefined
-  let known: Known | undefined
+  let known: KnownAnswer | undefined
+  let content: Sha256 | undefined
+  let since: Since | undefined
   try {
-    const asked = () => before ?? { kept: keptOf(context, connection, app) }
-    if (content !== undefined) known = await askKnown(connection, { app, again, ...asked() })
+    if (source.signed === undefined) {
+      const { kept } = before ?? { kept: keptOf(context, connection, app) }
+      const asking = askKnown(connection, { app, again, kept })
+      // It comes out below.
+      asking.catch(() => {})
+      await untilSent()
+      const draft = prepared.draft()
+      content = draft.content
+      since = kept && changesSince(kept, draft.text, source.entries)
+      known = await asking
+    }
   } catch (error) {
     if (!again || !(error instanceof Failure && error.code === 'connection_lost')) throw error
     // It was lost while the files were looked at, and nothing was begun on it.
@@ -59,18 +63,17 @@ export async function deliver(context: Context, job: Delivery): Promise<Outcome>
   if (known?.running && known.running.content === content && !force)
     return alreadyRunning(context, job, known.running.release)
   keepYoungSpaceSmall()
-  const since = known?.kept && changesSince(known.kept, prepared.source.entries)
   const remembered = since === undefined ? new Map() : references.chunksOf(pin, app)
   const bases = since === undefined ? [] : basesIn(remembered, since)
-  using chunking = beginChunks(prepared.source, { likely: since?.lacking ?? new Set(), bases })
-  const release = await prepared.release()
+  using chunking = beginChunks(source, { likely: since?.lacking ?? new Set(), bases })
+  const release = await prepared.release(known?.reference && since?.areOnlyContents)
   context.print.note(`push ${app} ${release.signed.id} to ${host.name}`)
   const parts = { release, sizes: objectsOf(release.signed.manifest), chunking }
   const outcome =
     known?.reference && since !== undefined
       ? await sendSince(context, job, { ...parts, since, bases, roomBytes: known.roomBytes })
       : hasAmpleRoom(known, parts.sizes)
-        ? await send(context, job, { ...parts, reference: undefined, ...everythingOf(prepared.source, parts.sizes) })
+        ? await send(context, job, { ...parts, reference: undefined, ...everythingOf(source, parts.sizes) })
         : await askAndSend(context, job, parts)
   if (outcome.exit === 0 && outcome.code === null) {
     const chunks = chunkTexts(release.signed.manifest, { remembered, cut: chunking.known })
@@ -222,26 +225,4 @@ function alreadyRunning({ print }: Context, { connection, prepared }: Delivery, 
   if (print.json)
     print.value({ host: name, step: 'done', at: new Date().toISOString(), ms: 0, deploy: null, app, ...line })
   return { name, url, exit: 0, release: running, running, previous: running, code: 'already_running', message: null }
-}
-
-/** Counts what goes over the wire, and tells it while it goes. */
-async function* counted(
-  { print }: Context,
-  bundle: AsyncIterable<Buffer>,
-  { sent, upload }: { sent: Sent; upload: { label: string; total: number } },
-): AsyncGenerator<Buffer> {
-  const label = `sending ${upload.label}, ${prettyBytes(upload.total)}`
-  const progress = startProgress(print, label)
-  let bytes = 0
-  try {
-    for await (const chunk of bundle) {
-      bytes += chunk.length
-      progress.say(`${label}: ${prettyBytes(bytes)} compressed so far`)
-      yield chunk
-    }
-  } finally {
-    sent.bytes += bytes
-    progress.end()
-  }
-  print.note(`  ${print.tone('good', '✓')} sent ${upload.label}, ${prettyBytes(bytes)}`)
 }

@@ -1,35 +1,48 @@
-import { readFileSync, statSync } from 'node:fs'
-import { basename, dirname, join, resolve } from 'node:path'
+import { statSync } from 'node:fs'
+import { basename, dirname, resolve } from 'node:path'
 import prettyBytes from 'pretty-bytes'
-import * as v from 'valibot'
 import { Failure, isErrno } from '../shared/failure.ts'
-import { contentOf, type Manifest, normaliseManifest, type Signed, writeManifest } from '../shared/manifest.ts'
+import {
+  contentOfText,
+  type Manifest,
+  normaliseManifest,
+  type Signed,
+  textWith,
+  writeManifest,
+  writeManifestWith,
+} from '../shared/manifest.ts'
 import type { AppName, Sha256 } from '../shared/names.ts'
-import { shortLine } from '../shared/service-spec.ts'
+import { versionAndSource } from './about.ts'
 import { bundleSource } from './bundle-source.ts'
 import { type Context, openSigning, projectOf, type Signing } from './context.ts'
 import { PROJECT_FILE } from './ignore.ts'
 import { startProgress } from './progress.ts'
 import { findProjectFile, type Project, parseProject, readProject } from './project.ts'
-import { runBuild, runProgram } from './run.ts'
+import { runBuild } from './run.ts'
 import type { Source } from './source.ts'
 import { treeSource } from './tree-source.ts'
-
-/** What it says of commit, branch and changes; nothing that takes long besides. */
-const GIT_STATUS = ['status', '--porcelain=v2', '--branch', '--no-ahead-behind', '--untracked-files=no']
 
 export interface Release {
   signed: Signed
   signatures: string[]
 }
 
+/** What will be signed, less what git says. */
+export interface Draft {
+  text: string
+  content: Sha256
+}
+
 /** What is to be pushed, and where its contents are. */
 export interface Prepared {
   app: AppName
-  /** Digest of what it is made of. A bundle has none: its signatures are for the host to judge, also when it runs. */
-  content: Sha256 | undefined
-  /** Made and signed when it is first asked for: a host that runs it already needs no signature of anybody. */
-  release(): Promise<Release>
+  /** Written when it is first asked for. A bundle has none: its signatures are for the host to judge, also when it runs. */
+  draft(): Draft
+  /**
+   * Made and signed when it is first asked for: a host that runs it already needs no signature of anybody. `areFilesChecked`:
+   * a host has taken a release of the same paths, so that these need no check.
+   */
+  release(areFilesChecked?: boolean): Promise<Release>
   source: Source
   project: Project | undefined
   signing: Signing
@@ -73,14 +86,21 @@ export async function prepare(
     const files = source.entries
     const head = (): Manifest => ({ format: 1, ...project.head, created: now(), files })
     let made: Promise<Release> | undefined
-    const make = async (): Promise<Release> => {
-      const signed = writeManifest({ ...head(), ...(await about) })
+    const headNow = normaliseManifest({ ...head(), files: [] })
+    const filesText = once(() => JSON.stringify(files))
+    const draft = once((): Draft => {
+      const text = textWith(headNow, filesText())
+      return { text, content: contentOfText(text) }
+    })
+    const make = async (areFilesChecked: boolean): Promise<Release> => {
+      const value = { ...head(), ...(await about) }
+      const signed = areFilesChecked ? writeManifestWith(value, filesText()) : writeManifest(value)
       return { signed, signatures: [await signing.signRelease(signed.text)] }
     }
     return {
       app: project.app,
-      content: contentOf({ ...normaliseManifest({ ...head(), files: [] }), files }),
-      release: () => (made ??= make()),
+      draft,
+      release: (areFilesChecked = false) => (made ??= make(areFilesChecked)),
       source: { ...source, close },
       project,
       signing,
@@ -99,12 +119,22 @@ async function preparedBundle(context: Context, path: string): Promise<Prepared>
   refuseOther(context, app)
   return {
     app,
-    content: undefined,
+    draft: () => {
+      throw new Error('a bundle was written before')
+    },
     release: async () => ({ signed, signatures }),
     source,
     project: projectOf(context),
     // For the connection alone.
     signing: await openSigning(context),
+  }
+}
+
+function once<T>(make: () => T): () => T {
+  let made: { value: T } | undefined
+  return () => {
+    made ??= { value: make() }
+    return made.value
   }
 }
 
@@ -199,48 +229,5 @@ async function openArchive(context: Context, path: string, signal: AbortSignal):
     })
   } finally {
     progress.end()
-  }
-}
-
-async function versionAndSource(
-  { surroundings }: Context,
-  project: Project,
-  signal: AbortSignal,
-): Promise<Pick<Manifest, 'version' | 'source'>> {
-  const version = project.head.version ?? packageVersion(project.dir)
-  const git = (...args: string[]) =>
-    runProgram(['git', '--no-optional-locks', '-C', project.dir, ...args], { env: surroundings.env, signal }).then(
-      ({ exit, stdout }) => (exit === 0 ? stdout : undefined),
-      () => undefined,
-    )
-  const status = await git(...GIT_STATUS)
-  // With a damaged index it can tell the commit alone: then all may have changed.
-  const commit = status === undefined ? (await git('rev-parse', '--verify', 'HEAD'))?.trim() : undefined
-  const source = status === undefined ? commit && { commit, dirty: true } : sourceOf(status)
-  return { ...(version === undefined ? {} : { version }), ...(source ? { source } : {}) }
-}
-
-/** Of what git-status(1) says in its porcelain format 2: first headers, then a line a change. None before the first commit. */
-function sourceOf(status: string): Manifest['source'] {
-  const lines = status.split('\n').filter((line) => line !== '')
-  const header = (name: string) => lines.find((line) => line.startsWith(`# ${name} `))?.slice(name.length + 3)
-  const commit = header('branch.oid')
-  if (commit === undefined || commit === '(initial)') return undefined
-  const branch = header('branch.head')
-  return {
-    commit,
-    // Of what git lets a branch be named, a manifest cannot say all.
-    ...(branch === '(detached)' || !v.is(shortLine, branch) ? {} : { branch }),
-    dirty: lines.some((line) => !line.startsWith('# ')),
-  }
-}
-
-function packageVersion(dir: string): string | undefined {
-  try {
-    const { version } = JSON.parse(readFileSync(join(dir, 'package.json'), 'utf8')) as { version?: unknown }
-    return v.is(shortLine, version) ? version : undefined
-  } catch {
-    // No package.json, or a broken one: a release needs no version.
-    return undefined
   }
 }

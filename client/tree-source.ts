@@ -38,10 +38,11 @@ export async function treeSource(dir: string, options: TreeOptions): Promise<Sou
     isRemembered = true
   }
   if (performance.now() - began > DEAR_MS) remember()
+  let hashed = 0
   const entries: Entry[] = walked.entries.map((entry) => {
     if (entry.kind === 'dir') return { path: entry.path, dir: true }
     if (entry.kind === 'link') return { path: entry.path, link: entry.link }
-    const digest = digests.get(entry.path)
+    const digest = digests[hashed++]
     if (digest === undefined) throw new Error(`${entry.path} was walked and not hashed`)
     return { path: entry.path, mode: entry.mode, size: entry.size, sha256: digest }
   })

@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer'
 import { type Dirent, lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { Failure } from '../shared/failure.ts'
@@ -94,7 +95,7 @@ function namesIn(root: string, dir: string): Dirent[] {
     // would cost more than all the rest, so they are asked for only where that character is seen.
     if (entries.some(({ name }) => name.includes('\uFFFD'))) {
       for (const name of readdirSync(placeOf(root, dir), { encoding: 'buffer' })) {
-        if (!isUtf8Text(name)) throw notUtf8(dir === '' ? '' : `${dir}/`, name)
+        if (!isUtf8(name)) throw notUtf8(dir === '' ? '' : `${dir}/`, name)
       }
     }
     return entries
@@ -110,7 +111,7 @@ function linkOf(root: string, path: string): string {
   } catch (cause) {
     throw unreadable(path, cause)
   }
-  if (!isUtf8Text(target)) throw notUtf8(`${path} → `, target)
+  if (!isUtf8(target)) throw notUtf8(`${path} → `, target)
   return target.toString()
 }
 
@@ -128,10 +129,6 @@ function ignoreFileOf(root: string, dir: string): string {
 /** What join() gives, which takes a microsecond to make sure of what is so here. */
 export function placeOf(root: string, path: string): string {
   return path === '' ? root : `${root}/${path}`
-}
-
-function isUtf8Text(bytes: Buffer): boolean {
-  return Buffer.from(bytes.toString()).equals(bytes)
 }
 
 function notUtf8(where: string, name: Buffer): Failure {

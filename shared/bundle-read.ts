@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer'
 import { createZstdDecompress } from 'node:zlib'
 import {
   BLOCK_BYTES,
@@ -25,7 +26,8 @@ import { feed } from './zstd-feed.ts'
 import { oneFrame } from './zstd-frame.ts'
 
 export type BundleEntry =
-  | { kind: 'manifest'; text: string }
+  /** `bytes`: the same, as it came. */
+  | { kind: 'manifest'; text: string; bytes: Uint8Array }
   | { kind: 'signature'; index: number; text: string }
   /**
    * `content` can be read once, and only until the next entry is asked for; what is left of it is then skipped. Each
@@ -75,7 +77,7 @@ export async function* readBundle(
   try {
     const first = await nextHeader(tar)
     if (first?.name.kind !== 'manifest') throw malformed('does not begin with release.json')
-    yield { kind: 'manifest', text: await wholeText(tar, first, MAX_MANIFEST_BYTES) }
+    yield { kind: 'manifest', ...(await wholeText(tar, first, MAX_MANIFEST_BYTES)) }
     let signatures = 0
     let objectBytes = 0
     const seen = new Set<Sha256>()
@@ -83,7 +85,8 @@ export async function* readBundle(
       const { name, size } = header
       if (name.kind === 'signature' && name.index === signatures && seen.size === 0) {
         if (++signatures > MAX_SIGNATURES) throw exceeded('signatures', signatures, MAX_SIGNATURES)
-        yield { kind: 'signature', index: name.index, text: await wholeText(tar, header, MAX_SIGNATURE_BYTES) }
+        const { text } = await wholeText(tar, header, MAX_SIGNATURE_BYTES)
+        yield { kind: 'signature', index: name.index, text }
       } else if ((name.kind === 'object' || name.kind === 'recipe') && !seen.has(name.sha256)) {
         seen.add(name.sha256)
         objectBytes += size
@@ -133,14 +136,13 @@ function parseHeader(block: Buffer): { path: string; size: number } {
   return { path, size }
 }
 
-async function wholeText(tar: Portions, { path, size }: EntryHead, maxBytes: number): Promise<string> {
+async function wholeText(tar: Portions, { path, size }: EntryHead, maxBytes: number) {
   if (size > maxBytes) throw exceeded(`entry ${JSON.stringify(path)}: bytes`, size, maxBytes)
-  const content = await tar.exactly(size)
+  const bytes = await tar.exactly(size)
   await zeros(tar, paddingBytes(size))
-  const text = content.toString()
   // A signature is over bytes: text that does not give the same bytes back would be checked as something else.
-  if (!Buffer.from(text).equals(content)) throw malformed(`entry ${JSON.stringify(path)}: not UTF-8`)
-  return text
+  if (!isUtf8(bytes)) throw malformed(`entry ${JSON.stringify(path)}: not UTF-8`)
+  return { text: bytes.toString(), bytes }
 }
 
 function exceeded(what: string, count: number, limit: number): Failure {

@@ -9,17 +9,23 @@ export function contentsOf({ files }: Manifest): Map<Sha256, FileEntry> {
     if (!isFile(entry)) continue
     const first = contents.get(entry.sha256)
     if (first === undefined) contents.set(entry.sha256, entry)
-    else if (first.size !== entry.size) {
-      throw new Failure(
-        'manifest_invalid',
-        `release.json: ${JSON.stringify(entry.path)}: sha256 ${entry.sha256} has two sizes`,
-      )
-    }
+    else if (first.size !== entry.size) throw twoSizes(entry)
   }
   return contents
 }
 
 /** Digest → size of each different content. Throws as `contentsOf` does. */
-export function objectsOf(manifest: Manifest): Map<Sha256, number> {
-  return new Map([...contentsOf(manifest)].map(([digest, { size }]) => [digest, size]))
+export function objectsOf({ files }: Manifest): Map<Sha256, number> {
+  const sizes = new Map<Sha256, number>()
+  for (const entry of files) {
+    if (!isFile(entry)) continue
+    const size = sizes.get(entry.sha256)
+    if (size === undefined) sizes.set(entry.sha256, entry.size)
+    else if (size !== entry.size) throw twoSizes(entry)
+  }
+  return sizes
+}
+
+function twoSizes({ path, sha256 }: FileEntry): Failure {
+  return new Failure('manifest_invalid', `release.json: ${JSON.stringify(path)}: sha256 ${sha256} has two sizes`)
 }

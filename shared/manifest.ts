@@ -100,7 +100,7 @@ function* parsing(text: string): Generator<undefined, Signed> {
       },
     )
   }
-  return { manifest, text, id: releaseIdOf(manifest.created, text) }
+  return signedOf(manifest, text)
 }
 
 export function manifestText(manifest: Manifest): string {
@@ -109,9 +109,22 @@ export function manifestText(manifest: Manifest): string {
 
 /** For who makes one: checked as any other, and written out. Throws as `parseManifest` does. */
 export function writeManifest(value: Manifest): Signed {
-  const manifest = normaliseManifest(value)
-  const text = manifestText(manifest)
+  return signedOf(normaliseManifest(value))
+}
+
+/** The same for files of which is known that they are as they must be, and how they are written. */
+export function writeManifestWith({ files, ...head }: Manifest, filesText: string): Signed {
+  const normal = normaliseManifest({ ...head, files: [] })
+  return signedOf({ ...normal, files }, textWith(normal, filesText))
+}
+
+function signedOf(manifest: Manifest, text = manifestText(manifest)): Signed {
   return { manifest, text, id: releaseIdOf(manifest.created, text) }
+}
+
+/** release.json with these files, written as a JSON array, in the place of those of `head`: they are its last key. */
+export function textWith(head: Manifest, filesText: string): string {
+  return `${manifestText({ ...head, files: [] }).slice(0, -'[]}'.length)}${filesText}}`
 }
 
 /** Checks everything about a manifest and gives it back with its keys in the one order. */
@@ -180,7 +193,7 @@ function orderedSource(source: {
   }
 }
 
-function orderedEntry(value: unknown, index: number): Entry {
+export function orderedEntry(value: unknown, index: number): Entry {
   const entry = (typeof value === 'object' && value !== null ? value : {}) as Record<string, unknown>
   const { path, mode, size, link } = entry
   if (typeof path !== 'string') throw new Failure('manifest_invalid', `release.json: files.${index}: no path`)
@@ -219,14 +232,9 @@ export function isLink(entry: Entry): entry is LinkEntry {
 
 /**
  * Digest of what a release is made of, less when and from where: two pushes of one tree are equal in this. It is that of
- * the end of release.json, from the first key of these on, so that to know it nobody need parse or write megabytes.
+ * the end of release.json, from its services on, so that to know it nobody need parse megabytes. A string in it cannot say
+ * `"services":`: it would have a backslash before the second quote.
  */
-export function contentOf({ services, shared, keep, files }: Omit<Manifest, 'created'>): Sha256 {
-  return sha256(JSON.stringify({ services, shared, keep, files }).slice(1))
-}
-
-/** The same, of the text. A string in it cannot say `"services":`: it would have a backslash before the second quote. */
-export function contentOfText(text: string | Buffer): Sha256 {
-  const at = text.indexOf('"services":')
-  return sha256(typeof text === 'string' ? text.slice(at) : text.subarray(at))
+export function contentOfText(text: string): Sha256 {
+  return sha256(text.slice(text.indexOf('"services":')))
 }

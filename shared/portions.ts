@@ -37,15 +37,15 @@ export class Portions {
 
   /** A copy. Throws `bundle_malformed` when there are fewer. */
   async exactly(size: number): Promise<Buffer> {
-    const parts: Buffer[] = []
-    for (let left = size; left > 0; ) {
-      const part = await this.some(left)
+    // What has not come yet takes no memory: nothing was written there.
+    const all = Buffer.allocUnsafeSlow(size)
+    for (let used = 0; used < size; ) {
+      const part = await this.some(size - used)
       if (part.length === 0) throw malformed('ends in its middle: it was cut short')
-      if (part.length === size) return Buffer.from(part)
-      parts.push(Buffer.from(part))
-      left -= part.length
+      all.set(part, used)
+      used += part.length
     }
-    return Buffer.concat(parts)
+    return all
   }
 
   /**

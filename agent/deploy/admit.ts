@@ -5,6 +5,7 @@ import { contentsOf } from '../../shared/contents.ts'
 import { Failure } from '../../shared/failure.ts'
 import { type FileEntry, parseManifestInTurns, type Signed } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
+import { type ChangedFile, parseManifestOn } from '../../shared/same-paths.ts'
 import { parseSignature, verifySignature } from '../../shared/sshsig.ts'
 import { whenDue } from '../../shared/turns.ts'
 import { RELEASE_NAMESPACE } from '../../shared/wire.ts'
@@ -33,32 +34,47 @@ export interface Proved {
  * Reads the head of a bundle and proves it: every signature is checked over the exact bytes, before they are parsed
  * and before the first object byte is looked at. A signature that does not hold refuses the whole, however many
  * others do. Gives back what follows the head. `parsed`: what was parsed before, and is not again when the text is the same.
+ * `older`: what runs; `changed` says in which files this differs from it, where that is all.
  */
 export async function proveManifest(
   entries: AsyncIterator<BundleEntry>,
-  policy: { app: AppName; signers: readonly Signer[]; now: Date; parsed?: Signed | undefined },
-): Promise<{ proved: Proved; first: IteratorResult<BundleEntry> }> {
+  policy: {
+    app: AppName
+    signers: readonly Signer[]
+    now: Date
+    parsed?: Signed | undefined
+    older?: Signed | undefined
+  },
+): Promise<{ proved: Proved; first: IteratorResult<BundleEntry>; changed: ChangedFile[] | undefined }> {
   const head = await entries.next()
   if (head.done || head.value.kind !== 'manifest') {
     throw new Failure('bundle_malformed', 'read bundle: it does not begin with release.json')
   }
-  const { text } = head.value
+  const { text, bytes } = head.value
   const signatures: string[] = []
   let next = await entries.next()
   for (; !next.done && next.value.kind === 'signature'; next = await entries.next()) signatures.push(next.value.text)
   await breathe()
-  const signers = provenSigners(text, signatures, policy)
+  const signers = provenSigners(bytes, signatures, policy)
   await breathe()
-  const signed = policy.parsed?.text === text ? policy.parsed : await parseManifestInTurns(text, breathe)
+  const { signed, changed } = await parsedOf(text, policy)
   if (signed.manifest.app !== policy.app) {
     throw new Failure('app_mismatch', `push ${policy.app}: the bundle was signed for the app ${signed.manifest.app}`)
   }
-  return { proved: { signed, signatures, signers }, first: next }
+  return { proved: { signed, signatures, signers }, first: next, changed }
+}
+
+async function parsedOf(
+  text: string,
+  { parsed, older }: { parsed?: Signed | undefined; older?: Signed | undefined },
+): Promise<{ signed: Signed; changed?: ChangedFile[] | undefined }> {
+  if (parsed?.text === text) return { signed: parsed }
+  return (older && parseManifestOn(older, text)) ?? { signed: await parseManifestInTurns(text, breathe) }
 }
 
 /** Who signed these bytes, each principal once. Throws for a signature that does not hold. */
 export function provenSigners(
-  text: string,
+  bytes: Uint8Array,
   signatures: string[],
   policy: { signers: readonly Signer[]; now: Date },
 ): string[] {
@@ -67,7 +83,6 @@ export function provenSigners(
       hint: 'tarmac push and tarmac pack sign what they send',
     })
   }
-  const bytes = Buffer.from(text)
   const principals = new Set<string>()
   for (const armored of signatures) {
     const signature = parseSignature(armored)

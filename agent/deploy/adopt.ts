@@ -94,7 +94,7 @@ function foundRelease(
         id,
         isCurrent,
         receivedAt,
-        signers: signersOf(text, readSignatures(layout, app, id), policy),
+        signers: signersOf(Buffer.from(text), readSignatures(layout, app, id), policy),
         ...sizeOf(manifest),
       },
     ]

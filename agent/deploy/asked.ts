@@ -1,6 +1,5 @@
 import type { Signed } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
-import type { Release } from '../state/release-store.ts'
 import type { Survey } from '../state/store-survey.ts'
 import type { Operations } from './operations.ts'
 
@@ -17,9 +16,11 @@ export interface Answered {
 
 /** What runs. */
 export interface Running {
-  release: Release
+  release: Signed
   content: Sha256
-  /** Keys of all objects that it is made of, each of them whole. Undefined when that was seen too long ago. */
+  /** Of its release.json. */
+  digest: Sha256
+  /** Keys of all objects that it is made of, each of them whole. Undefined when one is not, or that was seen too long ago. */
   whole: ReadonlySet<string> | undefined
 }
 

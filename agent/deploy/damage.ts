@@ -1,6 +1,7 @@
 import { reasonOf } from '../../shared/failure.ts'
 import type { Manifest } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId, Sha256 } from '../../shared/names.ts'
+import type { ChangedFile } from '../../shared/same-paths.ts'
 import type { Agent } from '../agent.ts'
 import { lookAt } from '../state/object-check.ts'
 import { readRelease, releasesOn } from '../state/release-store.ts'
@@ -24,6 +25,18 @@ export async function surveyOf(agent: Parts, manifest: Manifest, whole?: Readonl
   const survey = await surveyStore(agent.layout, manifest, whole)
   if (survey.damaged.length > 0) markDamaged(agent, manifest.app, survey.damaged)
   return survey
+}
+
+/**
+ * The same of a release that differs from what runs in these files alone. Where all of that is `whole`, the others need no look.
+ */
+export function surveyOfChanged(
+  agent: Parts,
+  manifest: Manifest,
+  { changed, whole }: { changed: readonly ChangedFile[] | undefined; whole: ReadonlySet<string> | undefined },
+): Promise<Survey> {
+  const files = changed === undefined || whole === undefined ? manifest.files : changed.map(({ after }) => after)
+  return surveyOf(agent, { ...manifest, files }, whole)
 }
 
 /** Marks the releases that have one of these contents, as it was found: damaged. */

@@ -20,7 +20,7 @@ import {
 } from './admit.ts'
 import { assemble, orWithdraw } from './assemble.ts'
 import { type Asked, type Change, openChange, type Report, runChange } from './change.ts'
-import { mendDamaged, surveyOf } from './damage.ts'
+import { mendDamaged, surveyOfChanged } from './damage.ts'
 import { passedOverBy } from './env.ts'
 import { refuseGap } from './gap-too-long.ts'
 import { goBack } from './go-back.ts'
@@ -72,12 +72,20 @@ export async function admit(
 ): Promise<Admitted> {
   try {
     const { asked, running } = agent.asked.take(app) ?? {}
-    const policy = { app, signers: readSigners(agent.layout), now: new Date(), parsed: asked?.signed }
-    const { proved, first } = await proveManifest(bundle, policy)
+    const policy = {
+      app,
+      signers: readSigners(agent.layout),
+      now: new Date(),
+      parsed: asked?.signed,
+      older: running?.release,
+    }
+    const { proved, first, changed } = await proveManifest(bundle, policy)
     refuseNamesake(agent.layout, proved.signed)
     refuseLaunchers(proved.signed.manifest)
     const survey =
-      asked?.signed === proved.signed ? asked.survey : await surveyOf(agent, proved.signed.manifest, running?.whole)
+      asked?.signed === proved.signed
+        ? asked.survey
+        : await surveyOfChanged(agent, proved.signed.manifest, { changed, whole: running?.whole })
     const takes = await checkRoom(agent, proved, survey.lacking)
     const incoming = { first, rest: bundle }
     const approve = () => {
@@ -201,7 +209,7 @@ export function alreadyRunning(agent: Agent, app: AppName, content: Sha256): Rel
   const bytes = readReleaseBytes(agent.layout, app, current)
   // One that was changed on the disk is not what was pushed, wherever it was changed.
   const isIntact = current.endsWith(sha256(bytes).slice(0, 8))
-  return isIntact && contentOfText(bytes) === content ? current : null
+  return isIntact && contentOfText(bytes.toString()) === content ? current : null
 }
 
 /** Null where what runs is not what was wanted last. */

@@ -3,7 +3,7 @@ import type { Context } from 'hono'
 import * as v from 'valibot'
 import { Failure } from '../../shared/failure.ts'
 import { contentOfText } from '../../shared/manifest.ts'
-import { type AppName, isSha256, type Sha256 } from '../../shared/names.ts'
+import { type AppName, isSha256, type Sha256, sha256 } from '../../shared/names.ts'
 import type { KnownAnswer } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import type { Moment } from '../deploy/asked.ts'
@@ -12,8 +12,9 @@ import { runningAsWanted } from '../deploy/deploy.ts'
 import { busyFailure } from '../deploy/operations.ts'
 import { roomForLittle, roomForObjects } from '../deploy/room.ts'
 import { hasObjects } from '../state/object-sweep.ts'
-import { intactRelease, readReleaseBytes, releaseTextOf } from '../state/release-store.ts'
+import { intactRelease } from '../state/release-store.ts'
 import { bodySchema, parseJson, smallBody } from './body.ts'
+import { findReference } from './reference.ts'
 
 /** A digest, two names, and room to spare. */
 const MAX_BODY_BYTES = 4096
@@ -32,15 +33,15 @@ export async function known(agent: Agent, app: AppName, c: Context): Promise<Res
   const { reference, again } = parsed.output
   if (!again) agent.asked.void(app)
   const moment = agent.asked.now(app)
-  const text = reference && releaseTextOf(agent.layout, app, reference)
-  // To read a big release.json takes a while, and then it is read once more.
-  await breathe()
+  const running = (again ? wholeBefore(agent, app) : undefined) ?? (await runningWhole(agent, app, moment))
+  const textBytes = reference && findReference(agent, app, reference)?.length
   const empty = !hasObjects(agent.layout, app)
   const answer: KnownAnswer = {
-    running: (again ? wholeBefore(agent, app) : undefined) ?? (await runningWhole(agent, app, moment)),
-    reference: text !== undefined,
+    running,
+    reference: textBytes !== undefined,
     empty,
-    roomBytes: text !== undefined ? await roomForLittle(agent, text.length) : empty ? await roomForObjects(agent) : 0,
+    roomBytes:
+      textBytes !== undefined ? await roomForLittle(agent, textBytes) : empty ? await roomForObjects(agent) : 0,
   }
   return c.json(answer)
 }
@@ -58,10 +59,12 @@ async function runningWhole(agent: Agent, app: AppName, moment: Moment): Promise
   const release = id && intactRelease(agent.layout, app, id)
   if (!release) return null
   await breathe()
-  const content = contentOfText(readReleaseBytes(agent.layout, app, id))
+  const content = contentOfText(release.text)
+  const digest = sha256(release.text)
   await breathe()
-  const { missing, whole } = await surveyOf(agent, release.manifest)
+  const { missing, lacking, whole } = await surveyOf(agent, release.manifest)
   if (missing.length > 0) return null
-  agent.asked.keep(app, { running: { release, content, whole } }, moment)
+  const isWhole = lacking.objects.length === 0
+  agent.asked.keep(app, { running: { release, content, digest, whole: isWhole ? whole : undefined } }, moment)
   return { release: id, content }
 }

@@ -3,36 +3,36 @@ import type { Context } from 'hono'
 import { type BundleEntry, readBundle } from '../../shared/bundle-read.ts'
 import { Failure } from '../../shared/failure.ts'
 import { contentOfText } from '../../shared/manifest.ts'
-import { type AppName, isSha256 } from '../../shared/names.ts'
+import type { AppName } from '../../shared/names.ts'
 import { type MissingAnswer, REFERENCE_HEADER } from '../../shared/wire.ts'
 import type { Agent } from '../agent.ts'
 import { DEFAULTS } from '../config.ts'
 import { proveManifest } from '../deploy/admit.ts'
 import { basesFor } from '../deploy/bases.ts'
-import { surveyOf } from '../deploy/damage.ts'
+import { surveyOfChanged } from '../deploy/damage.ts'
 import { admit, alreadyRunning, rollOut } from '../deploy/deploy.ts'
 import { busyFailure } from '../deploy/operations.ts'
 import { checkRoom } from '../deploy/room.ts'
 import { amongDamaged } from '../state/object-check.ts'
-import { releaseTextOf } from '../state/release-store.ts'
 import { readSigners } from '../state/signers.ts'
 import { type Identity, refuseTakenOut } from './identity.ts'
 import { answerWithLines } from './lines.ts'
+import { referenceOf } from './reference.ts'
 import { notTooSlow } from './upload-rate.ts'
 
 /** What the agent lacks of a release, and every early no: policy, disk, busy. Takes a bundle without objects. */
 export async function missing(agent: Agent, app: AppName, c: Context): Promise<Response> {
   const bundle = bundleOf(agent, app, c)
   try {
-    const policy = { app, signers: readSigners(agent.layout), now: new Date() }
-    const { proved, first } = await proveManifest(bundle, policy)
+    const before = agent.asked.look(app)?.running
+    const policy = { app, signers: readSigners(agent.layout), now: new Date(), older: before?.release }
+    const { proved, first, changed } = await proveManifest(bundle, policy)
     if (!first.done) throw new Failure('bundle_malformed', `ask what ${app} lacks: objects came along`)
     const busy = agent.operations.of(app)
     if (busy) throw busyFailure(busy)
     const moment = agent.asked.now(app)
     const { manifest, id } = proved.signed
-    const before = agent.asked.look(app)?.running
-    const survey = await surveyOf(agent, manifest, before?.whole)
+    const survey = await surveyOfChanged(agent, manifest, { changed, whole: before?.whole })
     const { missing, damaged, lacking } = survey
     // What runs and lacks something is not what was pushed.
     const running = missing.length === 0 ? alreadyRunning(agent, app, contentOfText(proved.signed.text)) : null
@@ -87,20 +87,4 @@ function bundleOf(agent: Agent, app: AppName, c: Context): AsyncGenerator<Bundle
   const incoming = c.env.incoming as IncomingMessage
   // A refusal must still be answered: leaving the loop must not close the connection.
   return readBundle(notTooSlow(incoming.iterator({ destroyOnReturn: false }), DEFAULTS), undefined, reference)
-}
-
-/** Of the same app alone: who may push it may know what it is made of. */
-function referenceOf(agent: Agent, app: AppName, digest: string | undefined): Buffer | undefined {
-  if (digest === undefined) return undefined
-  if (!isSha256(digest)) {
-    throw new Failure(
-      'request_refused',
-      `read request: ${REFERENCE_HEADER} ${JSON.stringify(digest.slice(0, 100))} is no sha256`,
-    )
-  }
-  const reference = releaseTextOf(agent.layout, app, digest)
-  if (reference) return reference
-  throw new Failure('reference_unknown', `push ${app}: no release here has a release.json of the digest ${digest}`, {
-    hint: 'push again: without it the whole manifest is sent',
-  })
 }

@@ -1,7 +1,7 @@
 import { lstatSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
 import { basename } from 'node:path'
 import { Failure, isErrno } from '../../shared/failure.ts'
-import type { Manifest } from '../../shared/manifest.ts'
+import type { Manifest, Signed } from '../../shared/manifest.ts'
 import {
   type AppName,
   isAppName,
@@ -11,6 +11,7 @@ import {
   type Sha256,
   sha256,
 } from '../../shared/names.ts'
+import { FILES } from '../../shared/same-paths.ts'
 import { type Layout, REMOVED } from './layout.ts'
 
 // What lies on the disk. A release directory exists whole or not at all (see assemble.ts), so being there is enough.
@@ -22,9 +23,6 @@ export interface Release {
 
 /** What a release is, less its files. */
 export type ReleaseHead = Omit<Manifest, 'files'>
-
-/** Where it ends. A string in it cannot say this: it would have a backslash before each quote. */
-const FILES = ',"files":['
 
 /** Apps that were pushed here. A stray directory (lost+found, a backup) or file is passed over, and stops nobody. */
 export function appsOn(layout: Layout): AppName[] {
@@ -85,27 +83,46 @@ export function currentRelease(layout: Layout, app: AppName): ReleaseId | null {
 
 /** Throws `release_unknown`, or `release_damaged` when release.json is not what it was. */
 export function readRelease(layout: Layout, app: AppName, id: ReleaseId): Release {
+  const { manifest } = readSigned(layout, app, id)
+  return { id, manifest }
+}
+
+/** The same, with its text. */
+function readSigned(layout: Layout, app: AppName, id: ReleaseId): Signed {
   const bytes = readReleaseBytes(layout, app, id)
-  return { id, manifest: signedAs<Manifest>(bytes.toString(), bytes, { app, id }) }
+  const text = bytes.toString()
+  return { id, text, manifest: signedAs<Manifest>(text, bytes, { app, id }) }
 }
 
 /** Undefined when it is not there, or not what it was: a push may be what mends it. */
-export function intactRelease(layout: Layout, app: AppName, id: ReleaseId): Release | undefined {
+export function intactRelease(layout: Layout, app: AppName, id: ReleaseId): Signed | undefined {
   try {
-    return readRelease(layout, app, id)
+    return readSigned(layout, app, id)
   } catch (error) {
     if (error instanceof Failure) return undefined
     throw error
   }
 }
 
+/** Heads that were read, and how the file looked. As many as there are releases on a big host, of a kilobyte each. */
+const heads = new Map<string, { look: string; head: ReleaseHead }>()
+const MAX_HEADS = 1_000
+
 /**
- * In a sixth of the time, for those who need no files: 25,000 of them are 4.5 MB of text, and 50 ms in which nobody is
- * answered. Throws as `readRelease` does.
+ * For those who need no files: 25,000 of them are 4.5 MB of text, and 50 ms in which nobody is answered; without them it
+ * is 6, and nothing where the file is as it was when it was read last. Throws as `readRelease` does.
  */
 export function readHead(layout: Layout, app: AppName, id: ReleaseId): ReleaseHead {
+  const file = layout.manifestFile(app, id)
+  const stats = lstatSync(file, { throwIfNoEntry: false })
+  const look = stats ? [stats.ino, stats.size, stats.mtimeMs, stats.ctimeMs].join() : ''
+  const known = heads.get(file)
+  if (known?.look === look) return known.head
   const bytes = readReleaseBytes(layout, app, id)
-  return signedAs<ReleaseHead>(`${bytes.toString('utf8', 0, bytes.indexOf(FILES))}}`, bytes, { app, id })
+  const head = signedAs<ReleaseHead>(`${bytes.toString('utf8', 0, bytes.indexOf(FILES))}}`, bytes, { app, id })
+  if (heads.size >= MAX_HEADS) heads.clear()
+  heads.set(file, { look, head })
+  return head
 }
 
 /**

@@ -4,10 +4,11 @@ import { Failure } from '../../shared/failure.ts'
 import type { AppName } from '../../shared/names.ts'
 import { type Ahead, askAhead } from '../ahead.ts'
 import { type Context, targetHosts } from '../context.ts'
-import { deliver, type Sent } from '../deliver.ts'
+import { deliver } from '../deliver.ts'
 import type { Outcome } from '../follow.ts'
 import { changeHosts, exitOf } from '../hosts.ts'
 import { prepare } from '../prepare.ts'
+import type { Sent } from '../sent.ts'
 import { summarise } from '../summary.ts'
 
 export interface PushOptions {

@@ -25,7 +25,7 @@ import { startHelper } from '../../client/hash-work.ts'
 import { treeSource } from '../../client/tree-source.ts'
 import { type WalkedFile, walk } from '../../client/walk.ts'
 import { isFile } from '../../shared/manifest.ts'
-import { sha256 } from '../../shared/names.ts'
+import { type Sha256, sha256 } from '../../shared/names.ts'
 
 /** Longer than what counts as just touched. */
 const SETTLED_MS = 2100
@@ -47,6 +47,10 @@ function filesOf(dir: string): WalkedFile[] {
   return walk(dir).entries.filter((entry) => entry.kind === 'file')
 }
 
+function byPath(files: WalkedFile[], digests: Sha256[]): Map<string, Sha256> {
+  return new Map(digests.map((digest, index) => [files[index]?.path ?? '', digest]))
+}
+
 /** Digests by path, and which files the cache did not know. */
 async function hashed({ dir, cacheDir }: { dir: string; cacheDir: string }) {
   const files = filesOf(dir)
@@ -60,7 +64,7 @@ async function hashed({ dir, cacheDir }: { dir: string; cacheDir: string }) {
       return digest
     },
   }
-  const digests = await hashTree({ root: dir, files, cache })
+  const digests = byPath(files, await hashTree({ root: dir, files, cache }))
   cache.save()
   return { digests, read }
 }
@@ -117,7 +121,7 @@ test('an unchanged tree of 24,000 files is not opened again: it can be unreadabl
   const began = performance.now()
   const cache = openHashCache(place.cacheDir, place.dir)
   rmSync(place.dir, { recursive: true })
-  const digests = await hashTree({ root: place.dir, files, cache })
+  const digests = byPath(files, await hashTree({ root: place.dir, files, cache }))
   t.diagnostic(`${Math.round(performance.now() - began)} ms with the removal of the tree`)
   assert.equal(digests.size, 24_000)
   assert.equal(digests.get('pkg7/f7.js'), sha256('module.exports = 7\n'))
@@ -244,8 +248,8 @@ test('what takes long is hashed by two, and each content is that of its file; wh
   const onProgress = (progress: HashProgress) => said.push(progress)
   const digests = await hashTree({ root: dir, files, cache: openHashCache(cacheDir, dir), onProgress })
   assert.deepEqual(
-    [...digests],
-    files.map(({ path }) => [path, sha256(contents.get(path) ?? '')]),
+    digests,
+    files.map(({ path }) => sha256(contents.get(path) ?? '')),
   )
   assert.partialDeepStrictEqual(said.at(-1), { files: 90, totalFiles: 90, bytes: said.at(-1)?.totalBytes })
   for (const { files, bytes, totalBytes } of said) assert.ok(files <= 90 && bytes <= totalBytes)
@@ -257,7 +261,7 @@ test('what takes long is hashed by two, and each content is that of its file; wh
   const helped = await startHelper(work)?.digests
   assert.deepEqual(
     files.map((_, index) => helped?.get(index)),
-    [...digests.values()],
+    digests,
     'alone it gets them all',
   )
 

@@ -4,9 +4,9 @@ import fc from 'fast-check'
 import { objectsOf } from '../../shared/contents.ts'
 import { type Code, Failure } from '../../shared/failure.ts'
 import {
-  contentOf,
   contentOfText,
   type Entry,
+  type Manifest,
   manifestText,
   normaliseManifest,
   parseManifest,
@@ -387,9 +387,10 @@ test('what a release is made of is the same whenever and from wherever it was pa
     source: { commit: 'c', dirty: false },
     files: [file('a')],
   })
+  const contentOf = (manifest: Manifest) => contentOfText(manifestText(manifest))
   assert.equal(contentOf(one), contentOf(later))
   const spiteful = { ...later, version: '"services":{', source: { commit: '"services":', dirty: true } }
-  for (const release of [one, later, spiteful]) assert.equal(contentOfText(manifestText(release)), contentOf(one))
+  assert.equal(contentOf(spiteful), contentOf(one))
   assert.notEqual(contentOf(one), contentOf(normaliseManifest({ ...base, files: [{ ...file('a'), mode: '0755' }] })))
 })
 
