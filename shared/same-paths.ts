@@ -19,13 +19,16 @@ const ENTRY = '{"path":'
 const BETWEEN = `},${ENTRY}`
 const END = ']}'
 
+/** Some milliseconds. To parse all of many is about as quick, and stops now and then for others. */
+const MAX_CHANGED = 1_000
+
 export interface ChangedFile {
   before: FileEntry
   after: FileEntry
 }
 
 /**
- * What differs in the files of two release.json, in their order. Undefined where it is more than the contents and modes of files,
+ * What differs in the files of two release.json, in their order. Undefined where it is more than the contents and modes of MAX_CHANGED files,
  * or their shared directories are not the same; and where `text` is not written as it must be. `older` is one that was checked.
  */
 export function changedFiles(older: string, text: string): ChangedFile[] | undefined {
@@ -37,6 +40,7 @@ export function changedFiles(older: string, text: string): ChangedFile[] | undef
   for (;;) {
     const same = sameLength(older.slice(before), text.slice(after))
     if (before + same === older.length && after + same === text.length) return changed
+    if (changed.length === MAX_CHANGED) return undefined
     // Where they differ, back to the begin of the entry.
     const back = text.slice(after, after + same + ENTRY.length).lastIndexOf(ENTRY)
     if (back === -1) return undefined

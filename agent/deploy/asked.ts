@@ -1,6 +1,6 @@
 import type { Signed } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
-import type { Survey } from '../state/store-survey.ts'
+import type { Survey, Whole } from '../state/store-survey.ts'
 import type { Operations } from './operations.ts'
 
 /** A push follows its question at once; one that does not come must not hold 20 MB of a big manifest for long. */
@@ -20,8 +20,8 @@ export interface Running {
   content: Sha256
   /** Of its release.json. */
   digest: Sha256
-  /** Keys of all objects that it is made of, each of them whole. Undefined when one is not, or that was seen too long ago. */
-  whole: ReadonlySet<string> | undefined
+  /** All objects that it is made of, each of them whole. Undefined when one is not, or that was seen too long ago. */
+  whole: Whole | undefined
 }
 
 export type Asked = ReturnType<typeof createAsked>

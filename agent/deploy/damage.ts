@@ -5,7 +5,7 @@ import type { ChangedFile } from '../../shared/same-paths.ts'
 import type { Agent } from '../agent.ts'
 import { lookAt } from '../state/object-check.ts'
 import { readRelease, releasesOn } from '../state/release-store.ts'
-import { type Survey, surveyStore } from '../state/store-survey.ts'
+import { type Survey, surveyStore, type Whole } from '../state/store-survey.ts'
 import { filesOf, mendTree } from './mend.ts'
 import { NO_WAY_BACK } from './retention.ts'
 
@@ -19,9 +19,9 @@ type Parts = Pick<Agent, 'layout' | 'ledger' | 'log' | 'tell' | 'asked'>
 
 /**
  * What of a release is in the store. What was damaged there is set aside, so that it counts as missing, and told.
- * `whole`: keys of objects that were looked at just now.
+ * `whole`: objects that were looked at just now.
  */
-export async function surveyOf(agent: Parts, manifest: Manifest, whole?: ReadonlySet<string>): Promise<Survey> {
+export async function surveyOf(agent: Parts, manifest: Manifest, whole?: Whole): Promise<Survey> {
   const survey = await surveyStore(agent.layout, manifest, whole)
   if (survey.damaged.length > 0) markDamaged(agent, manifest.app, survey.damaged)
   return survey
@@ -33,7 +33,7 @@ export async function surveyOf(agent: Parts, manifest: Manifest, whole?: Readonl
 export function surveyOfChanged(
   agent: Parts,
   manifest: Manifest,
-  { changed, whole }: { changed: readonly ChangedFile[] | undefined; whole: ReadonlySet<string> | undefined },
+  { changed, whole }: { changed: readonly ChangedFile[] | undefined; whole: Whole | undefined },
 ): Promise<Survey> {
   const files = changed === undefined || whole === undefined ? manifest.files : changed.map(({ after }) => after)
   return surveyOf(agent, { ...manifest, files }, whole)

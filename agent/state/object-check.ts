@@ -76,6 +76,13 @@ export async function isRight(path: string, { sha256, size }: Content, paced = a
   return true
 }
 
+/** The size of what has this content and is not as large as it should be: then it is the size that is wrong. */
+export async function otherSizeOf(path: string, { sha256, size }: Content): Promise<number | undefined> {
+  const stats = lstatSync(path, { throwIfNoEntry: false })
+  if (!stats?.isFile() || stats.size === size) return undefined
+  return (await digestOf(path, stats.size, async () => {})) === sha256 ? stats.size : undefined
+}
+
 async function digestOf(path: string, size: number, paced: () => Promise<void>): Promise<string | undefined> {
   try {
     if (size <= WHOLE_BYTES) return hash('sha256', readFileSync(path), 'hex')

@@ -1,13 +1,16 @@
 import { existsSync } from 'node:fs'
 import { setImmediate as breathe } from 'node:timers/promises'
+import { Failure } from '../../shared/failure.ts'
 import { type FileEntry, isFile, type Manifest, type Mode } from '../../shared/manifest.ts'
 import type { Sha256 } from '../../shared/names.ts'
 import type { Layout } from './layout.ts'
-import { isIntact, lookAt, quarantine } from './object-check.ts'
+import { isIntact, lookAt, otherSizeOf, quarantine } from './object-check.ts'
 import { hasObjects, namesOf } from './object-sweep.ts'
 
 /** About 2 ms. After it the event loop gets its turn. */
 const FILES_PER_TURN = 500
+
+export type Whole = ReadonlyMap<string, number>
 
 /** What of a release is in the store, and what is not. */
 export interface Survey {
@@ -16,8 +19,8 @@ export interface Survey {
   /** Contents that were here and damaged. They were set aside, and so are missing where no other mode is here. */
   damaged: Sha256[]
   lacking: Lacking
-  /** Keys of the objects that it would be made of and that are here: see `keyOf`. */
-  whole: ReadonlySet<string>
+  /** The objects that it would be made of and that are here: key (see `keyOf`) → size. */
+  whole: Whole
 }
 
 /** Names an object. Mostly its digest itself, which takes no time to put together. */
@@ -34,22 +37,20 @@ export interface Lacking {
 
 /**
  * One look at each object that a release would be made of; what bears no mark of being whole is read. What is damaged
- * goes aside, so that no release is made of it. `whole`: keys of those that were looked at just now.
+ * goes aside, so that no release is made of it. Throws `manifest_invalid` for a size that is not that of its content. `whole`: those that were looked at just now.
  */
-export async function surveyStore(
-  layout: Layout,
-  { app, files }: Manifest,
-  whole: ReadonlySet<string> = new Set(),
-): Promise<Survey> {
+export async function surveyStore(layout: Layout, { app, files }: Manifest, whole: Whole = new Map()): Promise<Survey> {
   const look = hasObjects(layout, app) ? lookingAt() : () => 'absent' as const
   const seen = new Set<string>()
-  const usable = new Set<string>()
+  const usable = new Map<string, number>()
   const here = new Set<Sha256>()
   const damaged = new Set<Sha256>()
   const objects: FileEntry[] = []
   const shards = new Map<string, boolean>()
   const isUsable = async (object: FileEntry, path: string): Promise<boolean> => {
     if (await isIntact(path, object)) return true
+    const otherSize = await otherSizeOf(path, object)
+    if (otherSize !== undefined) throw wrongSize(object, otherSize)
     quarantine(layout, app, object)
     damaged.add(object.sha256)
     return false
@@ -61,15 +62,15 @@ export async function surveyStore(
     const key = keyOf(entry)
     if (seen.size === seen.add(key).size) continue
     if (++looked % FILES_PER_TURN === 0) await breathe()
-    if (whole.has(key)) {
-      usable.add(key)
+    if (whole.get(key) === entry.size) {
+      usable.set(key, entry.size)
       continue
     }
     const path = layout.object(app, sha256, mode)
     const found = look(path, entry)
     if (found === 'sealed' || (found !== 'absent' && (await isUsable(entry, path)))) {
       here.add(sha256)
-      usable.add(key)
+      usable.set(key, entry.size)
       continue
     }
     objects.push(entry)
@@ -104,6 +105,13 @@ function lookingAt(): typeof lookAt {
     if (look === 'absent' && names === undefined) listed.set(shard, new Set(namesOf(shard)))
     return look
   }
+}
+
+function wrongSize({ path, sha256, size }: FileEntry, there: number): Failure {
+  return new Failure(
+    'manifest_invalid',
+    `release.json: ${JSON.stringify(path)}: ${size} bytes; what has the sha256 ${sha256} has ${there}`,
+  )
 }
 
 function shardOf(path: string): string {

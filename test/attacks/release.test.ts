@@ -17,9 +17,10 @@ import { sha256 } from '../../shared/names.ts'
 import { SESSION_NAMESPACE, sessionStatement } from '../../shared/session.ts'
 import { sshString } from '../../shared/ssh-wire.ts'
 import { armorOf } from '../../shared/sshsig.ts'
-import { RELEASE_NAMESPACE } from '../../shared/wire.ts'
+import { paths, RELEASE_NAMESPACE } from '../../shared/wire.ts'
 import { rawConnect, rawRequest } from '../helpers/raw-client.ts'
 import {
+  APP,
   bundleOf,
   fileEntry,
   flipped,
@@ -47,6 +48,7 @@ const SMALL = 'a small file\n'
 const BIG = Buffer.alloc(1024 * 1024 + 4096, 'more than a mebibyte ')
 const GOOD = manifestOf([fileEntry('big.bin', BIG), fileEntry('small.txt', SMALL)])
 const GOOD_TEXT = JSON.stringify(GOOD)
+const KNOWN = paths.known(APP)
 
 interface Stage {
   world: World
@@ -264,140 +266,201 @@ test('refused: one changed bit, wherever it is', { timeout: 180_000 }, async (t)
   })
 })
 
+/** Of the small file. */
+const file = (path: string, over: Json = {}) => fileEntry(path, SMALL, over)
+/** Files, the code by which they are refused, and what else is in the manifest. */
+const MANIFESTS: Record<string, [unknown[], string, Json?]> = {
+  'out and up': [[file('../evil')], 'path_refused'],
+  'up in the middle': [[file('a/../../evil')], 'path_refused'],
+  'up at the end': [[file('a/..')], 'path_refused'],
+  absolute: [[file('/etc/cron.d/evil')], 'path_refused'],
+  'a dot': [[file('./a')], 'path_refused'],
+  'an empty segment': [[file('a//b')], 'path_refused'],
+  'an end in a slash': [[file('a/')], 'path_refused'],
+  'no name': [[file('')], 'path_refused'],
+  'a NUL': [[file('a\0b')], 'path_refused'],
+  'a newline': [[file('a\nb')], 'path_refused'],
+  'an escape': [[file('a\u001b[2Jb')], 'path_refused'],
+  'a C1 control': [[file('a\u009bb')], 'path_refused'],
+  'half a surrogate pair': [[file('a\ud800')], 'path_refused'],
+  'a name of 256 bytes': [[file('x'.repeat(256))], 'path_refused'],
+  'a path of 1025 bytes': [[file(`${'x/'.repeat(512)}x`)], 'path_refused'],
+  'the same twice': [[file('a'), file('a')], 'path_refused'],
+  'not sorted': [[file('b'), file('a')], 'path_refused'],
+  'below a file': [[file('a'), file('a/b')], 'path_refused'],
+  'below a link': [[{ path: 'a', link: 'b' }, file('a/c')], 'path_refused'],
+  'below an empty directory': [[{ path: 'a', dir: true }, file('a/b')], 'path_refused'],
+  'in a shared directory': [[file('data/x')], 'path_refused', { shared: ['data'] }],
+  'shared up and out': [[file('a')], 'path_refused', { shared: ['../../../etc'] }],
+  'shared absolute': [[file('a')], 'path_refused', { shared: ['/etc'] }],
+  'shared below a link': [[{ path: 'a', link: '.' }], 'path_refused', { shared: ['a/b'] }],
+  'setuid as text': [[file('a', { mode: '4755' })], 'mode_refused'],
+  setgid: [[file('a', { mode: '02755' })], 'mode_refused'],
+  'setuid as a number': [[file('a', { mode: 2541 })], 'mode_refused'],
+  '0o644 as a number': [[file('a', { mode: 0o644 })], 'mode_refused'],
+  'writable by all': [[file('a', { mode: '0666' })], 'mode_refused'],
+  'no mode': [[file('a', { mode: undefined })], 'mode_refused'],
+  'an absolute link': [[{ path: 'a', link: '/etc/passwd' }], 'link_refused'],
+  'a link up and out': [[{ path: 'a', link: '../../../../../etc/passwd' }], 'link_refused'],
+  'a link one up from the top': [[{ path: 'a', link: '..' }], 'link_refused'],
+  'a link out by a detour': [[file('b/c/d'), { path: 'x', link: 'b/c/../../../etc' }], 'link_refused'],
+  'links that leave together': [
+    [
+      { path: 'a/b', link: '..' },
+      { path: 'c', link: 'a/b/../etc' },
+    ],
+    'link_refused',
+  ],
+  'links in a circle': [
+    [
+      { path: 'a', link: 'b' },
+      { path: 'b', link: 'a' },
+    ],
+    'link_refused',
+  ],
+  'an empty link': [[{ path: 'a', link: '' }], 'link_refused'],
+  'a link with a NUL': [[{ path: 'a', link: 'b\0c' }], 'link_refused'],
+  'a link through a shared directory and up': [
+    [{ path: 'a', link: 'data/../../../../x' }],
+    'link_refused',
+    { shared: ['data'] },
+  ],
+  'a negative size': [[file('a', { size: -1 })], 'manifest_invalid'],
+  'a size that is text': [[file('a', { size: '13' })], 'manifest_invalid'],
+  'a huge size': [[file('a', { size: 2 ** 53 })], 'manifest_invalid'],
+  'one digest with two sizes': [[file('a'), file('b', { size: 12 })], 'manifest_invalid'],
+  'a digest in capitals': [[file('a', { sha256: sha256(SMALL).toUpperCase() })], 'manifest_invalid'],
+  'a digest that is a path': [
+    [file('a', { sha256: '../../../../../../../../../../../etc/passwd' })],
+    'manifest_invalid',
+  ],
+  'a file and a link in one': [[file('a', { link: 'b' })], 'manifest_invalid'],
+  'a file that is null': [[null], 'manifest_invalid'],
+  'another app': [[file('a')], 'app_mismatch', { app: 'other' }],
+  'an app that is a path': [[file('a')], 'manifest_invalid', { app: '../shop' }],
+  'a service that is a path': [[file('a')], 'manifest_invalid', { services: { '../web': SLEEPER } }],
+  'a later format': [[file('a')], 'manifest_invalid', { format: 2 }],
+  'a date that is a path': [[file('a')], 'manifest_invalid', { created: '../../2026' }],
+  'no service': [[file('a')], 'manifest_invalid', { services: {} }],
+  'a newline in a command': [
+    [file('a')],
+    'manifest_invalid',
+    { services: { web: { ...SLEEPER, command: { exec: ['/bin/sleep', '1\nUser=root'] } } } },
+  ],
+  'a newline in a shell command': [
+    [file('a')],
+    'manifest_invalid',
+    { services: { web: { ...SLEEPER, command: { shell: 'sleep 1\n[Service]\nExecStartPre=+/bin/sh' } } } },
+  ],
+  'a command and a shell command': [
+    [file('a')],
+    'manifest_invalid',
+    { services: { web: { ...SLEEPER, command: { exec: ['/bin/true'], shell: 'true' } } } },
+  ],
+  'a user of its own': [[file('a')], 'manifest_invalid', { services: { web: { ...SLEEPER, user: 'root' } } }],
+  'an unknown key': [[file('a')], 'manifest_invalid', { hooks: { pre: 'true' } }],
+  'an own __proto__': [[file('a')], 'manifest_invalid', JSON.parse('{"__proto__":{"app":"x"}}') as Json],
+}
+
+/** The good release, written as tarmac does not. */
+const SPELLINGS: Record<string, string> = {
+  'a space': GOOD_TEXT.replace(':', ': '),
+  'a newline at the end': `${GOOD_TEXT}\n`,
+  'a byte order mark': `\ufeff${GOOD_TEXT}`,
+  'a key twice': GOOD_TEXT.replace('"app":"shop"', '"app":"other","app":"shop"'),
+  'a key twice in a file': GOOD_TEXT.replace('"mode":"0644"', '"mode":"4755","mode":"0644"'),
+  'keys in another order': JSON.stringify({ app: 'shop', ...GOOD, format: 1 }).replace('{"app"', '{"app"'),
+  'an escaped letter': GOOD_TEXT.replace('small.txt', 'sm\\u0061ll.txt'),
+  'a number as 1.0': GOOD_TEXT.replace('"format":1', '"format":1.0'),
+  'an extra key in a file': GOOD_TEXT.replace('"mode":"0644"', '"mode":"0644","uid":0'),
+  '__proto__ in a file': GOOD_TEXT.replace('"mode":"0644"', '"mode":"0644","__proto__":{"link":"/etc"}'),
+  '__proto__ as a service': GOOD_TEXT.replace('"web":', `"__proto__":${JSON.stringify(SLEEPER)},"web":`),
+  'no JSON': 'release',
+  'nothing but null': 'null',
+  'a list': '[]',
+  'a hundred thousand brackets': '['.repeat(100_000),
+}
+
 test('refused: paths, modes, links and spellings that no release may have', { timeout: 120_000 }, async (t) => {
   const { world, eve, refused } = await stageOf(t)
-  const file = (path: string, over: Json = {}) => fileEntry(path, SMALL, over)
-  const manifests: Record<string, [unknown[], string, Json?]> = {
-    'out and up': [[file('../evil')], 'path_refused'],
-    'up in the middle': [[file('a/../../evil')], 'path_refused'],
-    'up at the end': [[file('a/..')], 'path_refused'],
-    absolute: [[file('/etc/cron.d/evil')], 'path_refused'],
-    'a dot': [[file('./a')], 'path_refused'],
-    'an empty segment': [[file('a//b')], 'path_refused'],
-    'an end in a slash': [[file('a/')], 'path_refused'],
-    'no name': [[file('')], 'path_refused'],
-    'a NUL': [[file('a\0b')], 'path_refused'],
-    'a newline': [[file('a\nb')], 'path_refused'],
-    'an escape': [[file('a\u001b[2Jb')], 'path_refused'],
-    'a C1 control': [[file('a\u009bb')], 'path_refused'],
-    'half a surrogate pair': [[file('a\ud800')], 'path_refused'],
-    'a name of 256 bytes': [[file('x'.repeat(256))], 'path_refused'],
-    'a path of 1025 bytes': [[file(`${'x/'.repeat(512)}x`)], 'path_refused'],
-    'the same twice': [[file('a'), file('a')], 'path_refused'],
-    'not sorted': [[file('b'), file('a')], 'path_refused'],
-    'below a file': [[file('a'), file('a/b')], 'path_refused'],
-    'below a link': [[{ path: 'a', link: 'b' }, file('a/c')], 'path_refused'],
-    'below an empty directory': [[{ path: 'a', dir: true }, file('a/b')], 'path_refused'],
-    'in a shared directory': [[file('data/x')], 'path_refused', { shared: ['data'] }],
-    'shared up and out': [[file('a')], 'path_refused', { shared: ['../../../etc'] }],
-    'shared absolute': [[file('a')], 'path_refused', { shared: ['/etc'] }],
-    'shared below a link': [[{ path: 'a', link: '.' }], 'path_refused', { shared: ['a/b'] }],
-    'setuid as text': [[file('a', { mode: '4755' })], 'mode_refused'],
-    setgid: [[file('a', { mode: '02755' })], 'mode_refused'],
-    'setuid as a number': [[file('a', { mode: 2541 })], 'mode_refused'],
-    '0o644 as a number': [[file('a', { mode: 0o644 })], 'mode_refused'],
-    'writable by all': [[file('a', { mode: '0666' })], 'mode_refused'],
-    'no mode': [[file('a', { mode: undefined })], 'mode_refused'],
-    'an absolute link': [[{ path: 'a', link: '/etc/passwd' }], 'link_refused'],
-    'a link up and out': [[{ path: 'a', link: '../../../../../etc/passwd' }], 'link_refused'],
-    'a link one up from the top': [[{ path: 'a', link: '..' }], 'link_refused'],
-    'a link out by a detour': [[file('b/c/d'), { path: 'x', link: 'b/c/../../../etc' }], 'link_refused'],
-    'links that leave together': [
-      [
-        { path: 'a/b', link: '..' },
-        { path: 'c', link: 'a/b/../etc' },
-      ],
-      'link_refused',
-    ],
-    'links in a circle': [
-      [
-        { path: 'a', link: 'b' },
-        { path: 'b', link: 'a' },
-      ],
-      'link_refused',
-    ],
-    'an empty link': [[{ path: 'a', link: '' }], 'link_refused'],
-    'a link with a NUL': [[{ path: 'a', link: 'b\0c' }], 'link_refused'],
-    'a link through a shared directory and up': [
-      [{ path: 'a', link: 'data/../../../../x' }],
-      'link_refused',
-      { shared: ['data'] },
-    ],
-    'a negative size': [[file('a', { size: -1 })], 'manifest_invalid'],
-    'a size that is text': [[file('a', { size: '13' })], 'manifest_invalid'],
-    'a huge size': [[file('a', { size: 2 ** 53 })], 'manifest_invalid'],
-    'one digest with two sizes': [[file('a'), file('b', { size: 12 })], 'manifest_invalid'],
-    'a digest in capitals': [[file('a', { sha256: sha256(SMALL).toUpperCase() })], 'manifest_invalid'],
-    'a digest that is a path': [
-      [file('a', { sha256: '../../../../../../../../../../../etc/passwd' })],
-      'manifest_invalid',
-    ],
-    'a file and a link in one': [[file('a', { link: 'b' })], 'manifest_invalid'],
-    'a file that is null': [[null], 'manifest_invalid'],
-    'another app': [[file('a')], 'app_mismatch', { app: 'other' }],
-    'an app that is a path': [[file('a')], 'manifest_invalid', { app: '../shop' }],
-    'a service that is a path': [[file('a')], 'manifest_invalid', { services: { '../web': SLEEPER } }],
-    'a later format': [[file('a')], 'manifest_invalid', { format: 2 }],
-    'a date that is a path': [[file('a')], 'manifest_invalid', { created: '../../2026' }],
-    'no service': [[file('a')], 'manifest_invalid', { services: {} }],
-    'a newline in a command': [
-      [file('a')],
-      'manifest_invalid',
-      { services: { web: { ...SLEEPER, command: { exec: ['/bin/sleep', '1\nUser=root'] } } } },
-    ],
-    'a newline in a shell command': [
-      [file('a')],
-      'manifest_invalid',
-      { services: { web: { ...SLEEPER, command: { shell: 'sleep 1\n[Service]\nExecStartPre=+/bin/sh' } } } },
-    ],
-    'a command and a shell command': [
-      [file('a')],
-      'manifest_invalid',
-      { services: { web: { ...SLEEPER, command: { exec: ['/bin/true'], shell: 'true' } } } },
-    ],
-    'a user of its own': [[file('a')], 'manifest_invalid', { services: { web: { ...SLEEPER, user: 'root' } } }],
-    'an unknown key': [[file('a')], 'manifest_invalid', { hooks: { pre: 'true' } }],
-    'an own __proto__': [[file('a')], 'manifest_invalid', JSON.parse('{"__proto__":{"app":"x"}}') as Json],
-  }
-  for (const [what, [files, code, over]] of Object.entries(manifests)) {
+  for (const [what, [files, code, over]] of Object.entries(MANIFESTS)) {
     await t.test(what, () => refused(releaseOf(eve, manifestOf(files, over), [SMALL]), code, 422))
   }
   const spelled = (text: string) => bundleOf(text, [signedBy(eve, text)], [SMALL, BIG])
-  const spellings: Record<string, string> = {
-    'a space': GOOD_TEXT.replace(':', ': '),
-    'a newline at the end': `${GOOD_TEXT}\n`,
-    'a byte order mark': `\ufeff${GOOD_TEXT}`,
-    'a key twice': GOOD_TEXT.replace('"app":"shop"', '"app":"other","app":"shop"'),
-    'a key twice in a file': GOOD_TEXT.replace('"mode":"0644"', '"mode":"4755","mode":"0644"'),
-    'keys in another order': JSON.stringify({ app: 'shop', ...GOOD, format: 1 }).replace('{"app"', '{"app"'),
-    'an escaped letter': GOOD_TEXT.replace('small.txt', 'sm\\u0061ll.txt'),
-    'a number as 1.0': GOOD_TEXT.replace('"format":1', '"format":1.0'),
-    'an extra key in a file': GOOD_TEXT.replace('"mode":"0644"', '"mode":"0644","uid":0'),
-    '__proto__ in a file': GOOD_TEXT.replace('"mode":"0644"', '"mode":"0644","__proto__":{"link":"/etc"}'),
-    '__proto__ as a service': GOOD_TEXT.replace('"web":', `"__proto__":${JSON.stringify(SLEEPER)},"web":`),
-    'no JSON': 'release',
-    'nothing but null': 'null',
-    'a list': '[]',
-    'a hundred thousand brackets': '['.repeat(100_000),
-  }
-  for (const [what, text] of Object.entries(spellings)) {
+  for (const [what, text] of Object.entries(SPELLINGS)) {
     await t.test(`spelled with ${what}`, () => refused(spelled(text), 'manifest_invalid', 422))
   }
   await t.test('the real client exits 3 with them, and the agent hears nothing of it', async () => {
     for (const what of ['out and up', 'setuid as text', 'an absolute link', 'links in a circle']) {
-      const [files, code, over] = manifests[what] ?? assert.fail()
+      const [files, code, over] = MANIFESTS[what] ?? assert.fail()
       const before = groundOf(world.root)
       const bundle = releaseOf(eve, manifestOf(files, over), [SMALL])
       assert.deepEqual(await pushedByClient(world, bundle), { exit: 3, code }, what)
       assert.deepEqual(groundOf(world.root), before)
     }
-    const spaced = spelled(spellings['a space'] ?? '')
+    const spaced = spelled(SPELLINGS['a space'] ?? '')
     assert.deepEqual(await pushedByClient(world, spaced), { exit: 3, code: 'manifest_invalid' })
     const other = releaseOf(eve, manifestOf([fileEntry('a', SMALL)], { app: 'other' }), [SMALL])
     writeFileSync(join(world.dir, 'other.tarmac'), other)
     assert.equal((await world.tarmac('push', join(world.dir, 'other.tarmac'), '--app', 'shop')).exit, 2)
   })
   assert.equal(existsSync(join(world.root, 'apps/shop')), false)
+})
+
+test('refused in the same way: beside what runs, with which a release is compared that was asked about', {
+  timeout: 120_000,
+}, async (t) => {
+  const { world, eve, refused } = await stageOf(t)
+  const running = bundleOf(GOOD_TEXT, [signedBy(eve, GOOD_TEXT)], [SMALL, BIG])
+  const answer = await rawRequest(world, eve, { method: 'POST', target: RELEASES, body: running })
+  assert.equal(answer.lines.at(-1)?.step, 'done', answer.body)
+  const asked = async () => {
+    const { status, body } = await rawRequest(world, eve, { method: 'POST', target: KNOWN, body: Buffer.from('{}') })
+    assert.equal(status, 200, body)
+  }
+  const beside: typeof MANIFESTS = {
+    ...MANIFESTS,
+    'another size of what is here': [
+      [fileEntry('big.bin', BIG), fileEntry('small.txt', SMALL, { size: 12 })],
+      'manifest_invalid',
+    ],
+    'one digest with two sizes, of what is here': [
+      [fileEntry('big.bin', SMALL, { size: 99 }), fileEntry('small.txt', SMALL)],
+      'manifest_invalid',
+    ],
+    'a mode': [[fileEntry('big.bin', BIG), fileEntry('small.txt', SMALL, { mode: '4755' })], 'mode_refused'],
+    'a link in the place of a file': [
+      [fileEntry('big.bin', BIG), { path: 'small.txt', link: '/etc/passwd' }],
+      'link_refused',
+    ],
+    'nothing of what it says': [[fileEntry('big.bin', BIG), fileEntry('small.txt', 'other text\n')], 'object_missing'],
+  }
+  for (const [what, [files, code, over]] of Object.entries(beside)) {
+    await t.test(what, async () => {
+      await asked()
+      const later = { created: '2026-11-23T00:00:00Z', ...over }
+      await refused(releaseOf(eve, manifestOf(files, later), []), code, 422)
+    })
+  }
+  for (const [what, text] of Object.entries(SPELLINGS)) {
+    await t.test(`spelled with ${what}`, async () => {
+      await asked()
+      await refused(bundleOf(text, [signedBy(eve, text)], []), 'manifest_invalid', 422)
+    })
+  }
+  await t.test('nothing of it is called damaged, and what is signed for this is taken', async () => {
+    await asked()
+    const files = [fileEntry('big.bin', BIG), fileEntry('small.txt', 'other text\n')]
+    const body = releaseOf(eve, manifestOf(files, { created: '2026-11-23T00:00:00Z' }), ['other text\n'])
+    const answer = await rawRequest(world, eve, { method: 'POST', target: RELEASES, body })
+    assert.equal(answer.lines.at(-1)?.step, 'done', answer.body)
+    const { stdout } = await world.tarmac('releases', '--app', 'shop', '--json')
+    assert.deepEqual(
+      [...stdout.matchAll(/"state":"(\w+)"/g)].map(([, state]) => state),
+      ['healthy', 'healthy'],
+      stdout,
+    )
+  })
 })
 
 test('refused: objects that do not belong, and bundles out of order', { timeout: 120_000 }, async (t) => {
