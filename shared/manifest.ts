@@ -1,5 +1,6 @@
 import * as v from 'valibot'
 import { Failure } from './failure.ts'
+import { isTextOf, parsingText } from './manifest-text.ts'
 import {
   type AppName,
   isSha256,
@@ -82,7 +83,7 @@ export const parseManifestInTurns = (text: string, turn: () => Promise<unknown>)
 function* parsing(text: string): Generator<undefined, Signed> {
   let value: unknown
   try {
-    value = JSON.parse(text)
+    value = yield* parsingText(text)
   } catch (cause) {
     throw new Failure('manifest_invalid', `release.json: not JSON: ${(cause as Error).message.slice(0, 200)}`, {
       cause,
@@ -91,7 +92,7 @@ function* parsing(text: string): Generator<undefined, Signed> {
   yield
   const manifest = yield* normalising(value)
   yield
-  if (manifestText(manifest) !== text) {
+  if (!(yield* isTextOf(manifest, text))) {
     throw new Failure(
       'manifest_invalid',
       'release.json: not canonical: other keys, another order or other spelling than tarmac writes',

@@ -7,17 +7,12 @@ import {
   parseManifest,
   type Signed,
 } from './manifest.ts'
+import { BETWEEN, beginOfFiles, END, ENTRY, headTextOf } from './manifest-text.ts'
 import { releaseIdOf } from './names.ts'
 
 // Most pushes change the contents of a few files, each at the path it had. Then what was checked of one release.json holds
 // of the other, but for what stands in those few places: 25,000 entries are compared as text in 3 ms, and parsed and checked
-// in 80. A string in JSON cannot say what is looked for here: it would have a backslash before each quote.
-
-/** Before the entries. */
-export const FILES = ',"files":['
-const ENTRY = '{"path":'
-const BETWEEN = `},${ENTRY}`
-const END = ']}'
+// in 80.
 
 /** Some milliseconds. To parse all of many is about as quick, and stops now and then for others. */
 const MAX_CHANGED = 1_000
@@ -32,11 +27,12 @@ export interface ChangedFile {
  * or their shared directories are not the same; and where `text` is not written as it must be. `older` is one that was checked.
  */
 export function changedFiles(older: string, text: string): ChangedFile[] | undefined {
-  const shared = sharedOf(text)
-  if (shared === undefined || shared !== sharedOf(older)) return undefined
+  let before = beginOfFiles(older)
+  let after = beginOfFiles(text)
+  if (before === undefined || after === undefined) return undefined
+  const shared = sharedOf(text, after)
+  if (shared === undefined || shared !== sharedOf(older, before)) return undefined
   const changed: ChangedFile[] = []
-  let before = beginOf(older)
-  let after = beginOf(text)
   for (;;) {
     const same = sameLength(older.slice(before), text.slice(after))
     if (before + same === older.length && after + same === text.length) return changed
@@ -56,8 +52,9 @@ export function changedFiles(older: string, text: string): ChangedFile[] | undef
 /** What `parseManifest` would give, where `changedFiles` says enough. Throws as that does. */
 export function parseManifestOn(older: Signed, text: string): { signed: Signed; changed: ChangedFile[] } | undefined {
   const changed = changedFiles(older.text, text)
-  if (changed === undefined) return undefined
-  const head = parseManifest(headTextOf(text)).manifest
+  const begin = beginOfFiles(text)
+  if (changed === undefined || begin === undefined) return undefined
+  const head = parseManifest(headTextOf(text, begin)).manifest
   const files = [...older.manifest.files]
   let at = 0
   for (const { after } of changed) {
@@ -69,18 +66,10 @@ export function parseManifestOn(older: Signed, text: string): { signed: Signed; 
   return { signed: { manifest: { ...head, files }, text, id: releaseIdOf(head.created, text) }, changed }
 }
 
-function headTextOf(text: string): string {
-  return text.slice(0, beginOf(text)) + END
-}
-
-function beginOf(text: string): number {
-  return text.indexOf(FILES) + FILES.length
-}
-
 /** Undefined where there is none to be read. */
-function sharedOf(text: string): string | undefined {
+function sharedOf(text: string, begin: number): string | undefined {
   try {
-    return JSON.stringify((JSON.parse(headTextOf(text)) as Manifest).shared)
+    return JSON.stringify((JSON.parse(headTextOf(text, begin)) as Manifest).shared)
   } catch {
     return undefined
   }

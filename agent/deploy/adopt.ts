@@ -47,10 +47,12 @@ async function adoptApp({ layout, ledger, log, signers }: Parts, app: AppName): 
   const current = currentRelease(layout, app)
   const known = ledger.releases(app).reverse()
   const onDisk = releasesOn(layout, app)
-  const found = onDisk
-    // It serves, so it was healthy, whatever an older copy says of it.
-    .filter((id) => !known.some((row) => row.id === id && !(loss && id === current && row.state !== 'healthy')))
-    .flatMap((id) => foundRelease({ layout, signers }, { app, id, isCurrent: id === current }))
+  const found: FoundRelease[] = []
+  for (const id of onDisk) {
+    // What serves was healthy, whatever an older copy says of it.
+    if (known.some((row) => row.id === id && !(loss && id === current && row.state !== 'healthy'))) continue
+    found.push(...(await foundRelease({ layout, signers }, { app, id, isCurrent: id === current })))
+  }
   if (onDisk.length === 0 || (loss === undefined && found.length === 0)) return
   const reason = reasonFor(loss, { found, current })
   ledger.rebuild(app, {
@@ -78,13 +80,13 @@ async function adoptApp({ layout, ledger, log, signers }: Parts, app: AppName): 
 }
 
 /** Nothing, for a directory whose release.json is not that of this release: it is no release, and stays for a person. */
-function foundRelease(
+async function foundRelease(
   { layout, signers }: Pick<Parts, 'layout' | 'signers'>,
   { app, id, isCurrent }: { app: AppName; id: ReleaseId; isCurrent: boolean },
-): FoundRelease[] {
+): Promise<FoundRelease[]> {
   try {
     const text = readReleaseText(layout, app, id)
-    const manifest = parseStored(text, { app, id })
+    const manifest = await parseStored(text, { app, id })
     if (manifest.app !== app) return []
     // Only where there is no better order: it is when the release was written here, by this host's clock.
     const receivedAt = lstatSync(layout.manifestFile(app, id)).mtime.toISOString()

@@ -22,7 +22,7 @@ export async function basesFor(
   if (!manifest.files.some((entry) => isFile(entry) && entry.size > MIN_RECIPE_BYTES && wanted.has(entry.sha256)))
     return []
   const id = currentRelease(layout, app) ?? ledger.releases(app)[0]?.id
-  const older = id && intactRelease(layout, app, id)?.manifest
+  const older = id && (await intactRelease(layout, app, id))?.manifest
   if (older === undefined) return []
   const deadline = performance.now() + MAX_CHUNKING_MS
   const answers: BasisAnswer[] = []

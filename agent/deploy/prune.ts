@@ -118,7 +118,7 @@ async function finishRemoval(agent: Agent, app: AppName, id: ReleaseId): Promise
   const { config, layout, init } = agent
   const removing = removeBigTree(layout.removedTree(app, id))
   removing.catch(() => {})
-  const removed = manifestOfRemoved(layout, app, id)
+  const removed = await manifestOfRemoved(layout, app, id)
   await removing
   const objects = await removeObjectsOf(layout, app, removed?.manifest.files ?? [])
   await removeTree(layout.removed(app, id))
@@ -130,14 +130,14 @@ async function finishRemoval(agent: Agent, app: AppName, id: ReleaseId): Promise
 }
 
 /** None, when it was so far gone, or is not what it was: what is left of it is an orphan, and goes as one. */
-function manifestOfRemoved(
+async function manifestOfRemoved(
   layout: Layout,
   app: AppName,
   id: ReleaseId,
-): { manifest: Manifest; textBytes: number } | undefined {
+): Promise<{ manifest: Manifest; textBytes: number } | undefined> {
   try {
     const text = readFileSync(layout.removedManifest(app, id), 'utf8')
-    return { manifest: parseStored(text, { app, id }), textBytes: Buffer.byteLength(text) }
+    return { manifest: await parseStored(text, { app, id }), textBytes: Buffer.byteLength(text) }
   } catch (error) {
     if (isErrno(error, 'ENOENT') || (error instanceof Failure && error.code === 'release_damaged')) return undefined
     throw error

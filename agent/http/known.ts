@@ -56,10 +56,11 @@ function wholeBefore(agent: Agent, app: AppName): KnownAnswer['running'] | undef
 /** What runs and lacks something, or has something damaged, is not what was pushed. */
 async function runningWhole(agent: Agent, app: AppName, moment: Moment): Promise<KnownAnswer['running']> {
   const id = runningAsWanted(agent, app)
-  const release = id && intactRelease(agent.layout, app, id)
+  const release = id && (await intactRelease(agent.layout, app, id))
   if (!release) return null
   await breathe()
   const content = contentOfText(release.text)
+  await breathe()
   const digest = sha256(release.text)
   await breathe()
   const { missing, lacking, whole } = await surveyOf(agent, release.manifest)

@@ -1,7 +1,9 @@
 import { lstatSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
 import { basename } from 'node:path'
+import { setImmediate as breathe } from 'node:timers/promises'
 import { Failure, isErrno } from '../../shared/failure.ts'
 import type { Manifest, Signed } from '../../shared/manifest.ts'
+import { FILES, parsingText } from '../../shared/manifest-text.ts'
 import {
   type AppName,
   isAppName,
@@ -11,7 +13,7 @@ import {
   type Sha256,
   sha256,
 } from '../../shared/names.ts'
-import { FILES } from '../../shared/same-paths.ts'
+import { drained, pacedBy } from '../../shared/turns.ts'
 import { type Layout, REMOVED } from './layout.ts'
 
 // What lies on the disk. A release directory exists whole or not at all (see assemble.ts), so being there is enough.
@@ -83,21 +85,16 @@ export function currentRelease(layout: Layout, app: AppName): ReleaseId | null {
 
 /** Throws `release_unknown`, or `release_damaged` when release.json is not what it was. */
 export function readRelease(layout: Layout, app: AppName, id: ReleaseId): Release {
-  const { manifest } = readSigned(layout, app, id)
-  return { id, manifest }
-}
-
-/** The same, with its text. */
-function readSigned(layout: Layout, app: AppName, id: ReleaseId): Signed {
   const bytes = readReleaseBytes(layout, app, id)
-  const text = bytes.toString()
-  return { id, text, manifest: signedAs<Manifest>(text, bytes, { app, id }) }
+  return { id, manifest: drained(signedAs<Manifest>(bytes.toString(), bytes, { app, id })) }
 }
 
-/** Undefined when it is not there, or not what it was: a push may be what mends it. */
-export function intactRelease(layout: Layout, app: AppName, id: ReleaseId): Signed | undefined {
+/** With a turn for others now and then. Undefined when it is not there, or not what it was: a push may be what mends it. */
+export async function intactRelease(layout: Layout, app: AppName, id: ReleaseId): Promise<Signed | undefined> {
   try {
-    return readSigned(layout, app, id)
+    const bytes = readReleaseBytes(layout, app, id)
+    const text = bytes.toString()
+    return { id, text, manifest: await pacedBy(breathe, signedAs<Manifest>(text, bytes, { app, id })) }
   } catch (error) {
     if (error instanceof Failure) return undefined
     throw error
@@ -119,7 +116,8 @@ export function readHead(layout: Layout, app: AppName, id: ReleaseId): ReleaseHe
   const known = heads.get(file)
   if (known?.look === look) return known.head
   const bytes = readReleaseBytes(layout, app, id)
-  const head = signedAs<ReleaseHead>(`${bytes.toString('utf8', 0, bytes.indexOf(FILES))}}`, bytes, { app, id })
+  const text = `${bytes.toString('utf8', 0, bytes.indexOf(FILES))}}`
+  const head = drained(signedAs<ReleaseHead>(text, bytes, { app, id }))
   if (heads.size >= MAX_HEADS) heads.clear()
   heads.set(file, { look, head })
   return head
@@ -127,20 +125,20 @@ export function readHead(layout: Layout, app: AppName, id: ReleaseId): ReleaseHe
 
 /**
  * What was checked when it came, and lies where only root writes: checked again is that it is the same, by the digest
- * in its name. To check all of it takes 60 ms for 24,000 files, ten times as long, in which nobody is answered.
+ * in its name. To check all of it takes 60 ms for 24,000 files, ten times as long. With a turn for others now and then.
  */
-export function parseStored(text: string, of: { app: AppName; id: ReleaseId }): Manifest {
-  return signedAs<Manifest>(text, text, of)
+export function parseStored(text: string, of: { app: AppName; id: ReleaseId }): Promise<Manifest> {
+  return pacedBy(breathe, signedAs<Manifest>(text, text, of))
 }
 
 /** `json` is the whole of release.json or the part of it that is wanted. Throws `release_damaged`. */
-function signedAs<T extends ReleaseHead>(
+function* signedAs<T extends ReleaseHead>(
   json: string,
   whole: string | Uint8Array,
   { app, id }: { app: AppName; id: ReleaseId },
-): T {
+): Generator<undefined, T> {
   try {
-    const parsed = JSON.parse(json) as T | null
+    const parsed = (yield* parsingText(json)) as T | null
     if (typeof parsed?.created === 'string' && releaseIdOf(parsed.created, whole) === id) return parsed
   } catch (cause) {
     if (!(cause instanceof SyntaxError)) throw cause
