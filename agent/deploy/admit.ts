@@ -128,6 +128,7 @@ export async function storeObjects(
 ): Promise<Stored> {
   const { manifest } = signed
   const contents = contentsOf(manifest)
+  await breathe()
   const absent = new Set(lacking.objects.map(keyOf))
   const came = new Set<Sha256>()
   const syncing = syncAlong(layout.root)

@@ -1,5 +1,6 @@
 // The order of a deploy. This file knows every step and no detail; each step takes what the one before it returned.
 
+import { setImmediate as breathe } from 'node:timers/promises'
 import type { Signer } from '../../shared/allowed-signers.ts'
 import type { BundleEntry } from '../../shared/bundle-read.ts'
 import { contentOfText } from '../../shared/manifest.ts'
@@ -87,6 +88,7 @@ export async function admit(
         ? asked.survey
         : await surveyOfChanged(agent, proved.signed.manifest, { changed, whole: running?.whole })
     const takes = await checkRoom(agent, proved, survey.lacking)
+    await breathe()
     const incoming = { first, rest: bundle }
     const approve = () => {
       const signers = readSigners(agent.layout)

@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs'
 import prettyBytes from 'pretty-bytes'
 import { Failure, isErrno, reasonOf } from '../../shared/failure.ts'
-import type { Manifest } from '../../shared/manifest.ts'
+import type { Entry, Manifest } from '../../shared/manifest.ts'
 import type { AppName, ReleaseId } from '../../shared/names.ts'
+import { changedFiles } from '../../shared/same-paths.ts'
 import type { Agent } from '../agent.ts'
 import { renameWhole } from '../state/disk.ts'
 import { pruneRevisions } from '../state/env-revisions.ts'
@@ -10,7 +11,7 @@ import type { Layout } from '../state/layout.ts'
 import type { Amount } from '../state/ledger-disk.ts'
 import { removeDamaged } from '../state/object-check.ts'
 import { lookThrough, type Removed, removeObjectsOf, removeOrphans, type Sweep } from '../state/object-sweep.ts'
-import { parseStored, releasesOn, removedOn } from '../state/release-store.ts'
+import { currentRelease, parseStored, readReleaseText, releasesOn, removedOn } from '../state/release-store.ts'
 import { removeBigTree, removeTree } from '../state/remove.ts'
 import { sparesBegunOn, spoilSpares, spoiltOn } from '../state/spares.ts'
 import { troubleWords } from '../state/trouble.ts'
@@ -119,27 +120,43 @@ async function finishRemoval(agent: Agent, app: AppName, id: ReleaseId): Promise
   const removing = removeBigTree(layout.removedTree(app, id))
   removing.catch(() => {})
   const removed = await manifestOfRemoved(layout, app, id)
+  const { blockBytes } = await diskOf(config)
+  const tree = removed === undefined ? NOTHING : roomOfRelease({ ...removed, signatures: 1 }, blockBytes)
   await removing
-  const objects = await removeObjectsOf(layout, app, removed?.manifest.files ?? [])
+  const objects = await removeObjectsOf(layout, app, removed?.notInCurrent ?? [])
   await removeTree(layout.removed(app, id))
   // It may have been pushed again since.
   if (!releasesOn(layout, app).includes(id)) await init.forgetRelease(app, id)
-  if (removed === undefined) return { objects, tree: NOTHING }
-  const { blockBytes } = await diskOf(config)
-  return { objects, tree: roomOfRelease({ ...removed, signatures: 1 }, blockBytes) }
+  return { objects, tree }
 }
 
-/** None, when it was so far gone, or is not what it was: what is left of it is an orphan, and goes as one. */
+/** With those of its files at the least that the current release has not. None, when it was so far gone, or is not what it was: what is left of it is an orphan, and goes as one. */
 async function manifestOfRemoved(
   layout: Layout,
   app: AppName,
   id: ReleaseId,
-): Promise<{ manifest: Manifest; textBytes: number } | undefined> {
+): Promise<{ manifest: Manifest; textBytes: number; notInCurrent: readonly Entry[] } | undefined> {
   try {
     const text = readFileSync(layout.removedManifest(app, id), 'utf8')
-    return { manifest: await parseStored(text, { app, id }), textBytes: Buffer.byteLength(text) }
+    const manifest = await parseStored(text, { app, id })
+    const current = currentText(layout, app)
+    // Mostly it is told in a millisecond. To look at all objects of 25,000 files takes a tenth of a second.
+    const changed = current === undefined ? undefined : changedFiles(current, text)
+    const notInCurrent = changed?.map(({ after }) => after) ?? manifest.files
+    return { manifest, textBytes: Buffer.byteLength(text), notInCurrent }
   } catch (error) {
     if (isErrno(error, 'ENOENT') || (error instanceof Failure && error.code === 'release_damaged')) return undefined
+    throw error
+  }
+}
+
+/** Undefined where nothing is current, or what is has none: then nothing is known of it. */
+function currentText(layout: Layout, app: AppName): string | undefined {
+  const id = currentRelease(layout, app)
+  try {
+    return id === null ? undefined : readReleaseText(layout, app, id)
+  } catch (error) {
+    if (error instanceof Failure) return undefined
     throw error
   }
 }

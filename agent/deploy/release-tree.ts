@@ -4,7 +4,7 @@ import { setImmediate as breathe } from 'node:timers/promises'
 import { isErrno } from '../../shared/failure.ts'
 import { type Entry, type FileEntry, isFile, isLink } from '../../shared/manifest.ts'
 import type { Sha256 } from '../../shared/names.ts'
-import { whenDue } from '../../shared/turns.ts'
+import { inTurns, pacedBy, whenDue } from '../../shared/turns.ts'
 import type { Layout } from '../state/layout.ts'
 import { linkObject } from '../state/objects.ts'
 import type { Release } from '../state/release-store.ts'
@@ -35,19 +35,21 @@ export interface GrowingTree {
   finish(): Promise<void>
 }
 
-export function growTree(layout: Layout, release: Release, tree: string): GrowingTree {
+export async function growTree(layout: Layout, release: Release, tree: string): Promise<GrowingTree> {
   // Not recursive: on a disk that takes no writes that says ENOENT.
   mkdirIfNone(dirname(tree))
   mkdirIfNone(tree)
   const add = adderTo(layout, release, tree)
-  const left = new Set(entriesOf(layout, release))
+  const left = new Set<Entry>()
   const waiting = new Map<Sha256, FileEntry[]>()
-  for (const entry of left) {
-    if (!isFile(entry)) continue
+  const expect = (entry: Entry) => {
+    left.add(entry)
+    if (!isFile(entry)) return
     const others = waiting.get(entry.sha256)
     if (others === undefined) waiting.set(entry.sha256, [entry])
     else others.push(entry)
   }
+  await pacedBy(breathe, inTurns(entriesOf(layout, release), expect))
   return {
     stored(sha256) {
       const entries = waiting.get(sha256) ?? []

@@ -2,7 +2,7 @@ import type { AppName } from '../../shared/names.ts'
 import type { Agent } from '../agent.ts'
 import { placeFile } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
-import { currentRelease, type Release, readRelease, releasesOn } from '../state/release-store.ts'
+import { currentRelease, intactRelease, type Release, readRelease, releasesOn } from '../state/release-store.ts'
 import { removeBigTree } from '../state/remove.ts'
 import { sparesOn, spoilSpares, spoiltOn } from '../state/spares.ts'
 import { idleTurn } from './idle-turn.ts'
@@ -35,10 +35,15 @@ export async function renewSpare({ config, layout, operations }: Parts, app: App
     await removeBigTree(remains)
   }
   if (current === null) return
-  const release = readRelease(layout, app, current)
+  const manifest = (await intactRelease(layout, app, current))?.manifest
+  // Its damage is told by who looks for it.
+  if (manifest === undefined) return
+  const release = { id: current, manifest }
+  await turn()
   const { bytes, inodes } = roomOfRelease({ manifest: release.manifest, textBytes: 0, signatures: 0 }, disk.blockBytes)
   const ample = { bytes: bytes * ROOM_FACTOR, inodes: inodes * ROOM_FACTOR }
   if (release.manifest.files.length < SPARE_MIN_FILES || shortOf(disk, ample).length > 0) return
+  await turn()
   const part = layout.sparePart(app, current)
   await makeTree(layout, release, layout.treeIn(part), turn)
   placeFile(part, layout.spare(app, current))

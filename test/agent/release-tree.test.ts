@@ -93,7 +93,7 @@ test('a tree that was made while its contents came is the one that would have be
     fc.asyncProperty(tree, shared, fc.shuffledSubarray(digests), async (files, shared, came) => {
       for (const dir of [grown, fresh]) rmSync(dir, { recursive: true, force: true })
       const release = signedOf(files, { shared })
-      const growing = growTree(layout, release, grown)
+      const growing = await growTree(layout, release, grown)
       for (const digest of came) growing.stored(digest)
       await growing.finish()
       await makeTree(layout, release, fresh)
