@@ -50,7 +50,7 @@ export async function deliver(context: Context, job: Delivery): Promise<Outcome>
       await untilSent()
       const draft = prepared.draft()
       content = draft.content
-      since = kept && changesSince(kept, draft.text, source.entries)
+      since = kept && changesSince(kept, draft.text)
       known = await asking
     }
   } catch (error) {

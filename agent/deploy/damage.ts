@@ -1,7 +1,7 @@
 import { reasonOf } from '../../shared/failure.ts'
 import type { Manifest } from '../../shared/manifest.ts'
+import type { ChangedFile } from '../../shared/manifest-compare.ts'
 import type { AppName, ReleaseId, Sha256 } from '../../shared/names.ts'
-import type { ChangedFile } from '../../shared/same-paths.ts'
 import type { Agent } from '../agent.ts'
 import { lookAt } from '../state/object-check.ts'
 import { readRelease, releasesOn } from '../state/release-store.ts'

@@ -2,8 +2,8 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import { type Entry, isFile, type Manifest, parseManifest, type Signed } from '../../shared/manifest.ts'
+import { changedFiles, differencesOf, parseManifestOn } from '../../shared/manifest-compare.ts'
 import { sha256 } from '../../shared/names.ts'
-import { changedFiles, parseManifestOn } from '../../shared/same-paths.ts'
 import { randomFrom } from '../helpers/raw-release.ts'
 
 const FILES: Entry[] = [
@@ -84,6 +84,38 @@ test('contents and modes that changed, in any files: told, and all that a whole 
     { numRuns: 500 },
   )
 })
+
+test('whatever two lists have in common or not: each difference once, in their order', () => {
+  const path = fc.array(fc.constantFrom('a', 'b', 'a-b', 'Z', '0', 'é'), { minLength: 1, maxLength: 2 })
+  const kind = fc.constantFrom('one', 'two', 'link', 'dir')
+  const list = fc
+    .uniqueArray(
+      fc.tuple(
+        path.map((names) => names.join('/')),
+        kind,
+      ),
+      { selector: ([path]) => path, maxLength: 12 },
+    )
+    .map((pairs) => pairs.sort(([a], [b]) => (a < b ? -1 : 1)).map(([path, kind]) => entryOf(path, kind)))
+  fc.assert(
+    fc.property(list, list, (older, newer) => {
+      const byPath = (entries: Entry[]) => new Map(entries.map((entry) => [entry.path, entry]))
+      const [before, after] = [byPath(older), byPath(newer)]
+      const paths = [...new Set([...before.keys(), ...after.keys()])].sort()
+      const differ = paths.map((path) => ({ before: before.get(path), after: after.get(path) }))
+      assert.deepEqual(
+        differencesOf(manifestOf(older), manifestOf(newer, { created: '2027-01-01T00:00:00Z' })),
+        differ.filter(({ before, after }) => JSON.stringify(before) !== JSON.stringify(after)),
+      )
+    }),
+    { numRuns: 2_000 },
+  )
+})
+
+function entryOf(path: string, kind: string): Entry {
+  if (kind === 'link') return { path, link: 'x' }
+  return kind === 'dir' ? { path, dir: true } : { path, mode: '0644', size: 3, sha256: sha256(kind) }
+}
 
 describe('anything else is left to a whole parse', () => {
   const [first, , spiteful, run, link, dir, , , tail, last] = FILES
