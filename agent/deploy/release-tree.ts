@@ -2,7 +2,7 @@ import { mkdirSync, symlinkSync, unlinkSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { setImmediate as breathe } from 'node:timers/promises'
 import { isErrno } from '../../shared/failure.ts'
-import { type Entry, type FileEntry, isFile, isLink } from '../../shared/manifest.ts'
+import { type Entry, type FileEntry, isFile, isLink, type Mode } from '../../shared/manifest.ts'
 import type { Sha256 } from '../../shared/names.ts'
 import { inTurns, pacedBy, whenDue } from '../../shared/turns.ts'
 import type { Layout } from '../state/layout.ts'
@@ -29,8 +29,10 @@ export async function makeTree(
 
 /** A tree that is made while its contents come, which is done with the last of them. */
 export interface GrowingTree {
-  /** To be told of each object as soon as it is in the store. */
-  stored(sha256: Sha256): void
+  /** Where the first file of this content is to lie, in a directory that is there; undefined for one that is made otherwise. */
+  placeOf(sha256: Sha256, mode: Mode): string | undefined
+  /** To be told of each object as soon as it is in the store, and at its place if it was `placed` there. */
+  stored(sha256: Sha256, placed: boolean): void
   /** What it takes of the rest. */
   finish(): Promise<void>
 }
@@ -39,7 +41,8 @@ export async function growTree(layout: Layout, release: Release, tree: string): 
   // Not recursive: on a disk that takes no writes that says ENOENT.
   mkdirIfNone(dirname(tree))
   mkdirIfNone(tree)
-  const add = adderTo(layout, release, tree)
+  const makeDir = directoriesOf(tree)
+  const add = adderTo(layout, release, { tree, makeDir })
   const left = new Set<Entry>()
   const waiting = new Map<Sha256, FileEntry[]>()
   const expect = (entry: Entry) => {
@@ -51,11 +54,18 @@ export async function growTree(layout: Layout, release: Release, tree: string): 
   }
   await pacedBy(breathe, inTurns(entriesOf(layout, release), expect))
   return {
-    stored(sha256) {
+    placeOf(sha256, mode) {
+      const first = waiting.get(sha256)?.[0]
+      if (first?.mode !== mode) return undefined
+      const place = `${tree}/${first.path}`
+      makeDir(dirname(place))
+      return place
+    },
+    stored(sha256, placed) {
       const entries = waiting.get(sha256) ?? []
-      if (entries.length > MANY) return
-      for (const entry of entries) {
-        add(entry)
+      for (const [index, entry] of entries.entries()) {
+        if (index > MANY) return
+        if (index > 0 || !placed) add(entry)
         left.delete(entry)
       }
     },
@@ -114,7 +124,7 @@ async function addEntries(
   { tree, release, entries }: { tree: string; release: Release; entries: Iterable<Entry> },
   turn: () => Promise<unknown>,
 ): Promise<void> {
-  const add = adderTo(layout, release, tree)
+  const add = adderTo(layout, release, { tree, makeDir: directoriesOf(tree) })
   const due = whenDue(turn)
   for (const entry of entries) {
     add(entry)
@@ -122,15 +132,23 @@ async function addEntries(
   }
 }
 
-/** Makes an entry, and the directories it is in where they are not there yet. */
-function adderTo(layout: Layout, { manifest: { app } }: Release, tree: string): (entry: Entry) => void {
+/** Makes a directory of this tree, and those above it, where they are not there yet. */
+function directoriesOf(tree: string): (dir: string) => void {
   const made = new Set([tree])
-  const makeDir = (dir: string): void => {
+  return function makeDir(dir) {
     if (made.has(dir)) return
     makeDir(dirname(dir))
     mkdirIfNone(dir)
     made.add(dir)
   }
+}
+
+/** Makes an entry, and the directories it is in. */
+function adderTo(
+  layout: Layout,
+  { manifest: { app } }: Release,
+  { tree, makeDir }: { tree: string; makeDir: (dir: string) => void },
+): (entry: Entry) => void {
   return (entry) => {
     const path = `${tree}/${entry.path}`
     makeDir(isFile(entry) || isLink(entry) ? dirname(path) : path)

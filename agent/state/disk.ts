@@ -2,6 +2,7 @@ import {
   closeSync,
   fchmodSync,
   fsyncSync,
+  linkSync,
   lstatSync,
   mkdirSync,
   openSync,
@@ -146,14 +147,24 @@ export function syncAlong(path: string): { wrote(bytes: number): void; end(): Pr
  * so. Synchronous: it is called for each of thousands of files.
  */
 export function placeFile(temporary: string, path: string): void {
+  withDirectory(path, () => renameSync(temporary, path))
+  reach('disk.placed')
+}
+
+/** The same for what is to stay where it was finished as well. */
+export function linkFile(file: string, path: string): void {
+  withDirectory(path, () => linkSync(file, path))
+  reach('disk.placed')
+}
+
+function withDirectory(path: string, work: () => void): void {
   try {
-    renameSync(temporary, path)
+    work()
   } catch (error) {
     if (!isErrno(error, 'ENOENT')) throw error
     mkdirSync(dirname(path), { recursive: true, mode: 0o755 })
-    renameSync(temporary, path)
+    work()
   }
-  reach('disk.placed')
 }
 
 async function syncDirectory(path: string): Promise<void> {
