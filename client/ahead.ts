@@ -49,7 +49,7 @@ export async function askAhead(
   })
   const endedAt = performance.now()
   const kept = connection ? keptOf(context, connection, app) : undefined
-  const asked = connection && askKnown(connection, { app, again: false, kept }).catch(() => {})
+  const asked = connection && api.known(connection, app, { reference: kept?.digest, again: false }).catch(() => {})
   await untilSent()
   let isTaken = false
   return {
@@ -86,14 +86,6 @@ function isTrusted({ surroundings }: Context, host: Host): boolean {
   } catch {
     return false
   }
-}
-
-/** What runs there, and whether this may be built on. */
-export async function askKnown(
-  connection: Connection,
-  { app, again, kept }: { app: AppName; again: boolean; kept: Reference | undefined },
-): Promise<KnownAnswer> {
-  return api.known(connection, app, { reference: kept?.digest, again })
 }
 
 /** Four megabytes, read and hashed. */

@@ -5,7 +5,7 @@ import { Failure } from '../shared/failure.ts'
 import type { ReleaseId, Sha256 } from '../shared/names.ts'
 import type { Recipe } from '../shared/recipe.ts'
 import { type BasisAnswer, DIRECT, type KnownAnswer } from '../shared/wire.ts'
-import { type Ahead, askKnown, hasAmpleRoom, keptOf, untilSent } from './ahead.ts'
+import { type Ahead, hasAmpleRoom, keptOf, untilSent } from './ahead.ts'
 import * as api from './api.ts'
 import { basesIn, changesSince, chunkTexts, type Since } from './changes-since.ts'
 import type { Connection } from './connection.ts'
@@ -42,9 +42,9 @@ export async function deliver(context: Context, job: Delivery): Promise<Outcome>
   let content: Sha256 | undefined
   let since: Since | undefined
   try {
-    if (source.signed === undefined) {
+    if (prepared.draft !== undefined) {
       const { kept } = before ?? { kept: keptOf(context, connection, app) }
-      const asking = askKnown(connection, { app, again, kept })
+      const asking = api.known(connection, app, { reference: kept?.digest, again })
       // It comes out below.
       asking.catch(() => {})
       await untilSent()
@@ -66,7 +66,9 @@ export async function deliver(context: Context, job: Delivery): Promise<Outcome>
   const remembered = since === undefined ? new Map() : references.chunksOf(pin, app)
   const bases = since === undefined ? [] : basesIn(remembered, since)
   using chunking = beginChunks(source, { likely: since?.lacking ?? new Set(), bases })
-  const release = await prepared.release(known?.reference && since?.areOnlyContents)
+  const release = await prepared.release({
+    areFilesChecked: known?.reference === true && since?.areOnlyContents === true,
+  })
   context.print.note(`push ${app} ${release.signed.id} to ${host.name}`)
   const parts = { release, sizes: objectsOf(release.signed.manifest), chunking }
   const outcome =

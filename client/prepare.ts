@@ -7,10 +7,10 @@ import {
   type Manifest,
   normaliseManifest,
   type Signed,
-  textWith,
   writeManifest,
   writeManifestWith,
 } from '../shared/manifest.ts'
+import { textWith } from '../shared/manifest-text.ts'
 import type { AppName, Sha256 } from '../shared/names.ts'
 import { versionAndSource } from './about.ts'
 import { bundleSource } from './bundle-source.ts'
@@ -27,22 +27,24 @@ export interface Release {
   signatures: string[]
 }
 
-/** What will be signed, less what git says. */
+/** What would be signed at this moment, less what git and package.json say. */
 export interface Draft {
   text: string
   content: Sha256
+}
+
+interface Making {
+  /** A host has taken a release of the same paths, so they need no check. */
+  areFilesChecked: boolean
 }
 
 /** What is to be pushed, and where its contents are. */
 export interface Prepared {
   app: AppName
   /** Written when it is first asked for. A bundle has none: its signatures are for the host to judge, also when it runs. */
-  draft(): Draft
-  /**
-   * Made and signed when it is first asked for: a host that runs it already needs no signature of anybody. `areFilesChecked`:
-   * a host has taken a release of the same paths, so that these need no check.
-   */
-  release(areFilesChecked?: boolean): Promise<Release>
+  draft: (() => Draft) | undefined
+  /** Made and signed when it is first asked for: a host that runs it already needs no signature of anybody. For all hosts the same. */
+  release(how?: Making): Promise<Release>
   source: Source
   project: Project | undefined
   signing: Signing
@@ -62,9 +64,8 @@ export async function prepare(
 ): Promise<Prepared> {
   const kind = path === undefined ? 'directory' : kindOf(path)
   if (kind === 'bundle' && path !== undefined) return preparedBundle(context, path)
-  let chosen: Promise<Signing> | undefined
-  const chooseOnce = () => (chosen ??= openSigning(context))
-  const begin = async (project: Project) => meanwhile?.({ project, app: project.app, signing: await chooseOnce() })
+  const choose = once(() => openSigning(context))
+  const begin = async (project: Project) => meanwhile?.({ project, app: project.app, signing: await choose() })
   // Who does not need what git says does not wait for it.
   const unneeded = new AbortController()
   const opening =
@@ -82,25 +83,24 @@ export async function prepare(
   try {
     refuseOther(context, project.app)
     for (const warning of source.warnings) context.print.warn(warning)
-    const signing = await chooseOnce()
+    const signing = await choose()
     const files = source.entries
     const head = (): Manifest => ({ format: 1, ...project.head, created: now(), files })
-    let made: Promise<Release> | undefined
     const headNow = normaliseManifest({ ...head(), files: [] })
     const filesText = once(() => JSON.stringify(files))
     const draft = once((): Draft => {
       const text = textWith(headNow, filesText())
       return { text, content: contentOfText(text) }
     })
-    const make = async (areFilesChecked: boolean): Promise<Release> => {
+    const make = once(async ({ areFilesChecked }: Making): Promise<Release> => {
       const value = { ...head(), ...(await about) }
       const signed = areFilesChecked ? writeManifestWith(value, filesText()) : writeManifest(value)
       return { signed, signatures: [await signing.signRelease(signed.text)] }
-    }
+    })
     return {
       app: project.app,
       draft,
-      release: (areFilesChecked = false) => (made ??= make(areFilesChecked)),
+      release: (how = { areFilesChecked: false }) => make(how),
       source: { ...source, close },
       project,
       signing,
@@ -119,9 +119,7 @@ async function preparedBundle(context: Context, path: string): Promise<Prepared>
   refuseOther(context, app)
   return {
     app,
-    draft: () => {
-      throw new Error('a bundle was written before')
-    },
+    draft: undefined,
     release: async () => ({ signed, signatures }),
     source,
     project: projectOf(context),
@@ -130,11 +128,12 @@ async function preparedBundle(context: Context, path: string): Promise<Prepared>
   }
 }
 
-function once<T>(make: () => T): () => T {
-  let made: { value: T } | undefined
-  return () => {
-    made ??= { value: make() }
-    return made.value
+/** What it gives the first time it gives always. */
+function once<A extends unknown[], T>(work: (...args: A) => T): (...args: A) => T {
+  let done: { value: T } | undefined
+  return (...args) => {
+    done ??= { value: work(...args) }
+    return done.value
   }
 }
 

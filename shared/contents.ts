@@ -14,7 +14,7 @@ export function contentsOf({ files }: Manifest): Map<Sha256, FileEntry> {
   return contents
 }
 
-/** Digest → size of each different content. Throws as `contentsOf` does. */
+/** Digest → size of each different content. Throws as `contentsOf` does. Not made of that: it takes half the time, with all waiting. */
 export function objectsOf({ files }: Manifest): Map<Sha256, number> {
   const sizes = new Map<Sha256, number>()
   for (const entry of files) {

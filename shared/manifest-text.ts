@@ -4,26 +4,28 @@ import type { Entry, Manifest } from './manifest.ts'
 // portions, between which others get their turn. A string in JSON cannot say what is looked for here: it would have a
 // backslash before each quote.
 
-/** Before the files. */
-export const FILES = ',"files":['
-/** Each of them begins so. */
-export const ENTRY = '{"path":'
-/** And between two of them is this. */
-export const BETWEEN = `},${ENTRY}`
-export const END = ']}'
+const FILES_BEGIN = ',"files":['
+export const ENTRY_BEGIN = '{"path":'
+export const BETWEEN_ENTRIES = `},${ENTRY_BEGIN}`
+export const TEXT_END = ']}'
 
 /** Some 2,000 files, 2 ms. */
 const PORTION_CHARS = 384 * 1024
 
 /** Where the first file begins; undefined where none can. */
 export function beginOfFiles(text: string): number | undefined {
-  const at = text.indexOf(FILES)
-  return at === -1 ? undefined : at + FILES.length
+  const at = text.indexOf(FILES_BEGIN)
+  return at === -1 ? undefined : at + FILES_BEGIN.length
 }
 
-/** The whole less its files. */
+/** Of the bytes of one, the whole less the key `files`. */
+export function headTextIn(bytes: Buffer): string {
+  return `${bytes.toString('utf8', 0, bytes.indexOf(FILES_BEGIN))}}`
+}
+
+/** The whole with no files. */
 export function headTextOf(text: string, begin: number): string {
-  return text.slice(0, begin) + END
+  return text.slice(0, begin) + TEXT_END
 }
 
 /** What JSON.parse gives. Throws as that does. */
@@ -34,13 +36,13 @@ export function* parsingText(text: string): Generator<undefined, unknown> {
 /** Undefined for what is not written as a release.json is. */
 function* inPortions(text: string): Generator<undefined, unknown> {
   const begin = beginOfFiles(text)
-  const end = text.length - END.length
-  if (begin === undefined || end - begin < PORTION_CHARS || !text.endsWith(END)) return undefined
+  const end = text.length - TEXT_END.length
+  if (begin === undefined || end - begin < PORTION_CHARS || !text.endsWith(TEXT_END)) return undefined
   const files: unknown[] = []
   try {
     const head = JSON.parse(headTextOf(text, begin)) as Partial<Manifest>
     for (let from = begin; from < end; ) {
-      const next = text.indexOf(BETWEEN, from + PORTION_CHARS)
+      const next = text.indexOf(BETWEEN_ENTRIES, from + PORTION_CHARS)
       const to = next === -1 ? end : next + 1
       for (const entry of JSON.parse(`[${text.slice(from, to)}]`) as unknown[]) files.push(entry)
       from = to + 1
@@ -55,9 +57,9 @@ function* inPortions(text: string): Generator<undefined, unknown> {
 /** So many entries are written at once. */
 const PORTION_ENTRIES = 2_000
 
-/** Whether JSON.stringify gives this text. */
-export function* isTextOf(manifest: Manifest, text: string): Generator<undefined, boolean> {
-  const head = JSON.stringify({ ...manifest, files: [] }).slice(0, -END.length)
+/** Gives whether JSON.stringify would give this text. */
+export function* comparingText(manifest: Manifest, text: string): Generator<undefined, boolean> {
+  const head = headText(manifest)
   if (!text.startsWith(head)) return false
   const { files } = manifest
   let at = head.length
@@ -68,7 +70,17 @@ export function* isTextOf(manifest: Manifest, text: string): Generator<undefined
     at += between.length + portion.length
     yield
   }
-  return text.slice(at) === END
+  return text.slice(at) === TEXT_END
+}
+
+/** release.json with these files, written as a JSON array, in the place of those of `head`. */
+export function textWith(head: Manifest, filesText: string): string {
+  return `${headText(head).slice(0, -1)}${filesText}}`
+}
+
+/** Up to the first file. */
+function headText(manifest: Manifest): string {
+  return JSON.stringify({ ...manifest, files: [] }).slice(0, -TEXT_END.length)
 }
 
 function portionText(entries: readonly Entry[]): string {

@@ -1,6 +1,6 @@
 import * as v from 'valibot'
 import { Failure } from './failure.ts'
-import { isTextOf, parsingText } from './manifest-text.ts'
+import { comparingText, parsingText, textWith } from './manifest-text.ts'
 import {
   type AppName,
   isSha256,
@@ -74,7 +74,7 @@ export interface Signed {
   id: ReleaseId
 }
 
-/** The only door to a Manifest. Throws `manifest_invalid`, `path_refused`, `mode_refused` or `link_refused`. */
+/** The only door for what nobody has checked. Throws `manifest_invalid`, `path_refused`, `mode_refused` or `link_refused`. */
 export const parseManifest = (text: string): Signed => drained(parsing(text))
 
 /** The same, with a `turn` for others now and then: 25,000 files take 150 ms. */
@@ -92,7 +92,7 @@ function* parsing(text: string): Generator<undefined, Signed> {
   yield
   const manifest = yield* normalising(value)
   yield
-  if (!(yield* isTextOf(manifest, text))) {
+  if (!(yield* comparingText(manifest, text))) {
     throw new Failure(
       'manifest_invalid',
       'release.json: not canonical: other keys, another order or other spelling than tarmac writes',
@@ -121,11 +121,6 @@ export function writeManifestWith({ files, ...head }: Manifest, filesText: strin
 
 function signedOf(manifest: Manifest, text = manifestText(manifest)): Signed {
   return { manifest, text, id: releaseIdOf(manifest.created, text) }
-}
-
-/** release.json with these files, written as a JSON array, in the place of those of `head`: they are its last key. */
-export function textWith(head: Manifest, filesText: string): string {
-  return `${manifestText({ ...head, files: [] }).slice(0, -'[]}'.length)}${filesText}}`
 }
 
 /** Checks everything about a manifest and gives it back with its keys in the one order. */
@@ -236,6 +231,7 @@ export function isLink(entry: Entry): entry is LinkEntry {
  * the end of release.json, from its services on, so that to know it nobody need parse megabytes. A string in it cannot say
  * `"services":`: it would have a backslash before the second quote.
  */
-export function contentOfText(text: string): Sha256 {
-  return sha256(text.slice(text.indexOf('"services":')))
+export function contentOfText(text: string | Buffer): Sha256 {
+  const at = text.indexOf('"services":')
+  return sha256(typeof text === 'string' ? text.slice(at) : text.subarray(at))
 }

@@ -37,7 +37,7 @@ export class Portions {
 
   /** A copy. Throws `bundle_malformed` when there are fewer. */
   async exactly(size: number): Promise<Buffer> {
-    // What has not come yet takes no memory: nothing was written there.
+    // The caller bounds it; and what has not come yet takes no memory, since nothing was written there.
     const all = Buffer.allocUnsafeSlow(size)
     for (let used = 0; used < size; ) {
       const part = await this.some(size - used)

@@ -127,6 +127,8 @@ export async function storeObjects(
   { survey: { missing, lacking }, spend, approve }: Storing,
 ): Promise<Stored> {
   const { manifest } = signed
+  // What was before this, this and what follows take 10 ms each for 25,000 files.
+  await breathe()
   const contents = contentsOf(manifest)
   await breathe()
   const absent = new Set(lacking.objects.map(keyOf))

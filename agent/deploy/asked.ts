@@ -10,7 +10,7 @@ const WHOLE_MS = 3_000
 
 export interface Answered {
   /** What was asked about, and what the store has of it. */
-  asked?: { signed: Signed; survey: Survey } | undefined
+  asked?: { signed: Signed; survey: Omit<Survey, 'whole'> } | undefined
   running?: Running | undefined
 }
 

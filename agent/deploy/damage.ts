@@ -28,15 +28,18 @@ export async function surveyOf(agent: Parts, manifest: Manifest, whole?: Whole):
 }
 
 /**
- * The same of a release that differs from what runs in these files alone. Where all of that is `whole`, the others need no look.
+ * The same of a release that is to come. Where it differs from what runs in `changed` alone, and all of that is `whole`, the
+ * others need no look. Throws `manifest_invalid` for a size that is not that of its content.
  */
-export function surveyOfChanged(
+export async function surveyOfComing(
   agent: Parts,
   manifest: Manifest,
-  { changed, whole }: { changed: readonly ChangedFile[] | undefined; whole: Whole | undefined },
-): Promise<Survey> {
+  { changed, whole }: { changed?: readonly ChangedFile[] | undefined; whole?: Whole | undefined },
+): Promise<Omit<Survey, 'whole'>> {
   const files = changed === undefined || whole === undefined ? manifest.files : changed.map(({ after }) => after)
-  return surveyOf(agent, { ...manifest, files }, whole)
+  const survey = await surveyOf(agent, { ...manifest, files }, whole)
+  if (survey.wrongSize !== undefined) throw survey.wrongSize
+  return survey
 }
 
 /** Marks the releases that have one of these contents, as it was found: damaged. */

@@ -1,6 +1,5 @@
 // The order of a deploy. This file knows every step and no detail; each step takes what the one before it returned.
 
-import { setImmediate as breathe } from 'node:timers/promises'
 import type { Signer } from '../../shared/allowed-signers.ts'
 import type { BundleEntry } from '../../shared/bundle-read.ts'
 import { contentOfText } from '../../shared/manifest.ts'
@@ -21,7 +20,7 @@ import {
 } from './admit.ts'
 import { assemble, orWithdraw } from './assemble.ts'
 import { type Asked, type Change, openChange, type Report, runChange } from './change.ts'
-import { mendDamaged, surveyOfChanged } from './damage.ts'
+import { mendDamaged, surveyOfComing } from './damage.ts'
 import { passedOverBy } from './env.ts'
 import { refuseGap } from './gap-too-long.ts'
 import { goBack } from './go-back.ts'
@@ -86,9 +85,8 @@ export async function admit(
     const survey =
       asked?.signed === proved.signed
         ? asked.survey
-        : await surveyOfChanged(agent, proved.signed.manifest, { changed, whole: running?.whole })
+        : await surveyOfComing(agent, proved.signed.manifest, { changed, whole: running?.whole })
     const takes = await checkRoom(agent, proved, survey.lacking)
-    await breathe()
     const incoming = { first, rest: bundle }
     const approve = () => {
       const signers = readSigners(agent.layout)
@@ -211,7 +209,7 @@ export function alreadyRunning(agent: Agent, app: AppName, content: Sha256): Rel
   const bytes = readReleaseBytes(agent.layout, app, current)
   // One that was changed on the disk is not what was pushed, wherever it was changed.
   const isIntact = current.endsWith(sha256(bytes).slice(0, 8))
-  return isIntact && contentOfText(bytes.toString()) === content ? current : null
+  return isIntact && contentOfText(bytes) === content ? current : null
 }
 
 /** Null where what runs is not what was wanted last. */

@@ -120,6 +120,7 @@ async function finishRemoval(agent: Agent, app: AppName, id: ReleaseId): Promise
   const removing = removeBigTree(layout.removedTree(app, id))
   removing.catch(() => {})
   const removed = await manifestOfRemoved(layout, app, id)
+  // While it is deleted.
   const { blockBytes } = await diskOf(config)
   const tree = removed === undefined ? NOTHING : roomOfRelease({ ...removed, signatures: 1 }, blockBytes)
   await removing
@@ -130,7 +131,10 @@ async function finishRemoval(agent: Agent, app: AppName, id: ReleaseId): Promise
   return { objects, tree }
 }
 
-/** With those of its files at the least that the current release has not. None, when it was so far gone, or is not what it was: what is left of it is an orphan, and goes as one. */
+/**
+ * With those of its files at the least that the current release has not. None, when it was so far gone, or is not what it
+ * was: what is left of it is an orphan, and goes as one.
+ */
 async function manifestOfRemoved(
   layout: Layout,
   app: AppName,

@@ -14,7 +14,7 @@ import { roomForLittle, roomForObjects } from '../deploy/room.ts'
 import { hasObjects } from '../state/object-sweep.ts'
 import { intactRelease } from '../state/release-store.ts'
 import { bodySchema, parseJson, smallBody } from './body.ts'
-import { findReference } from './reference.ts'
+import { referenceBytes } from './reference.ts'
 
 /** A digest, two names, and room to spare. */
 const MAX_BODY_BYTES = 4096
@@ -34,7 +34,7 @@ export async function known(agent: Agent, app: AppName, c: Context): Promise<Res
   if (!again) agent.asked.void(app)
   const moment = agent.asked.now(app)
   const running = (again ? wholeBefore(agent, app) : undefined) ?? (await runningWhole(agent, app, moment))
-  const textBytes = reference && findReference(agent, app, reference)?.length
+  const textBytes = reference && referenceBytes(agent, app, reference)
   const empty = !hasObjects(agent.layout, app)
   const answer: KnownAnswer = {
     running,
@@ -63,8 +63,8 @@ async function runningWhole(agent: Agent, app: AppName, moment: Moment): Promise
   await breathe()
   const digest = sha256(release.text)
   await breathe()
-  const { missing, lacking, whole } = await surveyOf(agent, release.manifest)
-  if (missing.length > 0) return null
+  const { missing, lacking, wrongSize, whole } = await surveyOf(agent, release.manifest)
+  if (missing.length > 0 || wrongSize !== undefined) return null
   const isWhole = lacking.objects.length === 0
   agent.asked.keep(app, { running: { release, content, digest, whole: isWhole ? whole : undefined } }, moment)
   return { release: id, content }

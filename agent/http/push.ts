@@ -9,7 +9,7 @@ import type { Agent } from '../agent.ts'
 import { DEFAULTS } from '../config.ts'
 import { proveManifest } from '../deploy/admit.ts'
 import { basesFor } from '../deploy/bases.ts'
-import { surveyOfChanged } from '../deploy/damage.ts'
+import { surveyOfComing } from '../deploy/damage.ts'
 import { admit, alreadyRunning, rollOut } from '../deploy/deploy.ts'
 import { busyFailure } from '../deploy/operations.ts'
 import { checkRoom } from '../deploy/room.ts'
@@ -32,15 +32,18 @@ export async function missing(agent: Agent, app: AppName, c: Context): Promise<R
     if (busy) throw busyFailure(busy)
     const moment = agent.asked.now(app)
     const { manifest, id } = proved.signed
-    const survey = await surveyOfChanged(agent, manifest, { changed, whole: before?.whole })
+    // What is true of it is asked for when all has come: that may have taken a while.
+    const running = agent.asked.look(app)?.running
+    const since = running?.release === before?.release ? { changed, whole: running?.whole } : {}
+    const survey = await surveyOfComing(agent, manifest, since)
     const { missing, damaged, lacking } = survey
     // What runs and lacks something is not what was pushed.
-    const running = missing.length === 0 ? alreadyRunning(agent, app, contentOfText(proved.signed.text)) : null
+    const same = missing.length === 0 ? alreadyRunning(agent, app, contentOfText(proved.signed.text)) : null
     // It is here in full: pushed again with --force it takes next to nothing, and that is checked then.
-    if (running === null) await checkRoom(agent, proved, lacking)
+    if (same === null) await checkRoom(agent, proved, lacking)
     agent.asked.keep(
       app,
-      { asked: { signed: proved.signed, survey }, running: before && { ...before, whole: undefined } },
+      { asked: { signed: proved.signed, survey }, running: running && { ...running, whole: undefined } },
       moment,
     )
     const bases = c.req.query('bases') === '1' ? await basesFor(agent, manifest, missing) : []
@@ -50,7 +53,7 @@ export async function missing(agent: Agent, app: AppName, c: Context): Promise<R
       // Also what a push just before this question has found.
       damaged: new Set([...damaged, ...amongDamaged(agent.layout, app, missing)]).size,
       ...(bases.length === 0 ? {} : { bases }),
-      alreadyRunning: running,
+      alreadyRunning: same,
     }
     return c.json(answer)
   } finally {

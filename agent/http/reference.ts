@@ -13,15 +13,22 @@ export function referenceOf(agent: Agent, app: AppName, header: string | undefin
       `read request: ${REFERENCE_HEADER} ${JSON.stringify(header.slice(0, 100))} is no sha256`,
     )
   }
-  const reference = findReference(agent, app, header)
+  const text = runningText(agent, app, header)
+  const reference = text === undefined ? releaseTextOf(agent.layout, app, header) : Buffer.from(text)
   if (reference) return reference
   throw new Failure('reference_unknown', `push ${app}: no release here has a release.json of the digest ${header}`, {
     hint: 'push again: without it the whole manifest is sent',
   })
 }
 
+/** How long it is. */
+export function referenceBytes(agent: Agent, app: AppName, digest: Sha256): number | undefined {
+  const text = runningText(agent, app, digest)
+  return text === undefined ? releaseTextOf(agent.layout, app, digest)?.length : Buffer.byteLength(text)
+}
+
 /** Mostly it is what runs, which was read for the question before. */
-export function findReference({ asked, layout }: Agent, app: AppName, digest: Sha256): Buffer | undefined {
+function runningText({ asked }: Agent, app: AppName, digest: Sha256): string | undefined {
   const running = asked.look(app)?.running
-  return running?.digest === digest ? Buffer.from(running.release.text) : releaseTextOf(layout, app, digest)
+  return running?.digest === digest ? running.release.text : undefined
 }

@@ -80,10 +80,10 @@ export async function isRight(path: string, { sha256, size }: Content, paced = a
 export async function otherSizeOf(path: string, { sha256, size }: Content): Promise<number | undefined> {
   const stats = lstatSync(path, { throwIfNoEntry: false })
   if (!stats?.isFile() || stats.size === size) return undefined
-  return (await digestOf(path, stats.size, async () => {})) === sha256 ? stats.size : undefined
+  return (await digestOf(path, stats.size)) === sha256 ? stats.size : undefined
 }
 
-async function digestOf(path: string, size: number, paced: () => Promise<void>): Promise<string | undefined> {
+async function digestOf(path: string, size: number, paced = async () => {}): Promise<string | undefined> {
   try {
     if (size <= WHOLE_BYTES) return hash('sha256', readFileSync(path), 'hex')
     const hasher = createHash('sha256')

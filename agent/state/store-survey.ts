@@ -19,6 +19,8 @@ export interface Survey {
   /** Contents that were here and damaged. They were set aside, and so are missing where no other mode is here. */
   damaged: Sha256[]
   lacking: Lacking
+  /** Why it can be no release: the first size that is not that of what has the content. */
+  wrongSize: Failure | undefined
   /** The objects that it would be made of and that are here: key (see `keyOf`) → size. */
   whole: Whole
 }
@@ -37,7 +39,7 @@ export interface Lacking {
 
 /**
  * One look at each object that a release would be made of; what bears no mark of being whole is read. What is damaged
- * goes aside, so that no release is made of it. Throws `manifest_invalid` for a size that is not that of its content. `whole`: those that were looked at just now.
+ * goes aside, so that no release is made of it. `whole`: those that were looked at just now.
  */
 export async function surveyStore(layout: Layout, { app, files }: Manifest, whole: Whole = new Map()): Promise<Survey> {
   const look = hasObjects(layout, app) ? lookingAt() : () => 'absent' as const
@@ -45,12 +47,16 @@ export async function surveyStore(layout: Layout, { app, files }: Manifest, whol
   const usable = new Map<string, number>()
   const here = new Set<Sha256>()
   const damaged = new Set<Sha256>()
+  let wrongSize: Failure | undefined
   const objects: FileEntry[] = []
   const shards = new Map<string, boolean>()
   const isUsable = async (object: FileEntry, path: string): Promise<boolean> => {
     if (await isIntact(path, object)) return true
     const otherSize = await otherSizeOf(path, object)
-    if (otherSize !== undefined) throw wrongSize(object, otherSize)
+    if (otherSize !== undefined) {
+      wrongSize ??= wrongSizeOf(object, otherSize)
+      return false
+    }
     quarantine(layout, app, object)
     damaged.add(object.sha256)
     return false
@@ -87,6 +93,7 @@ export async function surveyStore(layout: Layout, { app, files }: Manifest, whol
     missing: [...missing],
     damaged: [...damaged],
     lacking: { objects, shards: [...shards.values()].filter((isThere) => !isThere).length },
+    wrongSize,
     whole: usable,
   }
 }
@@ -107,7 +114,7 @@ function lookingAt(): typeof lookAt {
   }
 }
 
-function wrongSize({ path, sha256, size }: FileEntry, there: number): Failure {
+function wrongSizeOf({ path, sha256, size }: FileEntry, there: number): Failure {
   return new Failure(
     'manifest_invalid',
     `release.json: ${JSON.stringify(path)}: ${size} bytes; what has the sha256 ${sha256} has ${there}`,

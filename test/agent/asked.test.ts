@@ -8,7 +8,7 @@ import { parseAppName } from '../../shared/names.ts'
 const app = parseAppName('shop')
 const other = parseAppName('other')
 /** What it holds is nobody's business here. */
-const running = { release: {}, content: 'c', whole: new Set(['objects/ab']) } as unknown as NonNullable<
+const running = { release: {}, content: 'c', digest: 'd', whole: new Map([['ab', 1]]) } as unknown as NonNullable<
   Answered['running']
 >
 

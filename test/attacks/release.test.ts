@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import {
+  chmodSync,
   existsSync,
   lstatSync,
   mkdirSync,
@@ -407,6 +408,9 @@ test('refused: paths, modes, links and spellings that no release may have', { ti
   assert.equal(existsSync(join(world.root, 'apps/shop')), false)
 })
 
+/** That two files say this of one content is seen when it is to be stored. */
+const LATE = 'one digest with two sizes'
+
 test('refused in the same way: beside what runs, with which a release is compared that was asked about', {
   timeout: 120_000,
 }, async (t) => {
@@ -439,7 +443,13 @@ test('refused in the same way: beside what runs, with which a release is compare
     await t.test(what, async () => {
       await asked()
       const later = { created: '2026-11-23T00:00:00Z', ...over }
-      await refused(releaseOf(eve, manifestOf(files, later), []), code, 422)
+      const body = releaseOf(eve, manifestOf(files, later))
+      if (code !== 'object_missing' && what !== LATE) {
+        const answer = await rawRequest(world, eve, { method: 'POST', target: MISSING, body })
+        assert.deepEqual([answer.code, answer.status], [code, 422], answer.body)
+        await asked()
+      }
+      await refused(body, code, 422)
     })
   }
   for (const [what, text] of Object.entries(SPELLINGS)) {
@@ -454,14 +464,68 @@ test('refused in the same way: beside what runs, with which a release is compare
     const body = releaseOf(eve, manifestOf(files, { created: '2026-11-23T00:00:00Z' }), ['other text\n'])
     const answer = await rawRequest(world, eve, { method: 'POST', target: RELEASES, body })
     assert.equal(answer.lines.at(-1)?.step, 'done', answer.body)
-    const { stdout } = await world.tarmac('releases', '--app', 'shop', '--json')
-    assert.deepEqual(
-      [...stdout.matchAll(/"state":"(\w+)"/g)].map(([, state]) => state),
-      ['healthy', 'healthy'],
-      stdout,
-    )
+    assert.deepEqual(await statesOf(world), ['healthy', 'healthy'])
   })
 })
+
+test('what is lacking is told by what is there when all of the question has come', { timeout: 60_000 }, async (t) => {
+  const { world, eve } = await stageOf(t)
+  const running = bundleOf(GOOD_TEXT, [signedBy(eve, GOOD_TEXT)], [SMALL, BIG])
+  await rawRequest(world, eve, { method: 'POST', target: RELEASES, body: running })
+  const known = () => rawRequest(world, eve, { method: 'POST', target: KNOWN, body: Buffer.from('{}') })
+  await known()
+  const text = JSON.stringify({ ...GOOD, created: '2026-11-23T00:00:00Z' })
+  const body = bundleOf(text, [signedBy(eve, text)])
+  let begun = () => {}
+  const hasBegun = new Promise<void>((resolve) => {
+    begun = resolve
+  })
+  let end = () => {}
+  const mayEnd = new Promise<void>((resolve) => {
+    end = resolve
+  })
+  async function* slowly() {
+    yield body.subarray(0, 20)
+    begun()
+    await mayEnd
+    yield body.subarray(20)
+  }
+  const asking = rawRequest(world, eve, { method: 'POST', target: MISSING, body: slowly() })
+  await hasBegun
+  damageObject(world, SMALL)
+  // This one sees it, and sets it aside.
+  assert.equal(JSON.parse((await known()).body).running, null)
+  end()
+  const { missing, damaged, alreadyRunning } = JSON.parse((await asking).body)
+  assert.deepEqual([missing, damaged, alreadyRunning], [[sha256(SMALL)], 1, null])
+})
+
+test('damage is told too of a release that is refused for a size', { timeout: 60_000 }, async (t) => {
+  const { world, eve } = await stageOf(t)
+  const running = bundleOf(GOOD_TEXT, [signedBy(eve, GOOD_TEXT)], [SMALL, BIG])
+  await rawRequest(world, eve, { method: 'POST', target: RELEASES, body: running })
+  damageObject(world, BIG)
+  const files = [fileEntry('big.bin', BIG), fileEntry('small.txt', SMALL, { size: 12 })]
+  const body = releaseOf(eve, manifestOf(files, { created: '2026-11-23T00:00:00Z' }))
+  for (const target of [MISSING, RELEASES]) {
+    const { code } = await rawRequest(world, eve, { method: 'POST', target, body })
+    assert.equal(code, 'manifest_invalid')
+  }
+  assert.deepEqual(await statesOf(world), ['damaged'])
+})
+
+/** Other bytes of the same length, in its place. */
+function damageObject(world: World, content: string | Buffer): void {
+  const digest = sha256(content)
+  const path = join(world.root, 'apps/shop/objects', digest.slice(0, 2), digest.slice(2))
+  chmodSync(path, 0o644)
+  writeFileSync(path, Buffer.alloc(Buffer.byteLength(content), 'x'))
+}
+
+async function statesOf(world: World): Promise<string[]> {
+  const { stdout } = await world.tarmac('releases', '--app', 'shop', '--json')
+  return JSON.parse(stdout).hosts[0].releases.map(({ state }: { state: string }) => state)
+}
 
 test('refused: objects that do not belong, and bundles out of order', { timeout: 120_000 }, async (t) => {
   const { world, eve, refused } = await stageOf(t)

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { isDeepStrictEqual } from 'node:util'
 import fc from 'fast-check'
 import { changesSince } from '../../client/changes-since.ts'
 import type { Entry } from '../../shared/manifest.ts'
@@ -31,6 +32,8 @@ test('what is lacking is what the reference has nowhere, also of files that move
       const since = changesSince({ digest: sha256(text), text }, textOf(newer))
       const had = digestsOf(older)
       assert.deepEqual(since?.lacking, new Set([...digestsOf(newer)].filter((digest) => !had.has(digest))))
+      const shapeOf = (entries: Entry[]) => entries.map((entry) => ('link' in entry ? entry : entry.path))
+      assert.equal(since?.areOnlyContents, isDeepStrictEqual(shapeOf(older), shapeOf(newer)))
     }),
     { numRuns: 500 },
   )

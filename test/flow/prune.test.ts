@@ -207,6 +207,25 @@ test('what only a pruned release had goes also where a spare tree of it is half 
   assert.deepEqual(await brokenInvariants(world), [])
 })
 
+test('of a pruned release the contents go that no other has, wherever they lay, and all others stay', async (t) => {
+  const world = await makeWorld(t)
+  const write = (files: Record<string, string>) => world.write({ 'tarmac.toml': projectOf(world), ...files })
+  const objects = () =>
+    readdirSync(join(world.root, 'apps/shop/objects'), { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map((entry) => readFileSync(join(entry.parentPath, entry.name), 'utf8'))
+  // Each has the same paths, so that they are compared as text.
+  write({ 'a.txt': 'first of a', 'b.txt': 'moves', 'c.txt': 'stays', 'd.txt': 'only of the first' })
+  await push(world, '1')
+  write({ 'a.txt': 'second of a', 'b.txt': 'second of b', 'c.txt': 'stays', 'd.txt': 'moves' })
+  await push(world, '2')
+  for (const version of ['3', '4', '5']) await push(world, version)
+  const left = objects()
+  for (const gone of ['first of a', 'only of the first']) assert.ok(!left.includes(gone), gone)
+  for (const kept of ['moves', 'stays', 'second of a', 'second of b']) assert.ok(left.includes(kept), kept)
+  assert.deepEqual(await brokenInvariants(world), [])
+})
+
 test('a small push that may not fit is asked about first, and refused before a byte is sent', async (t) => {
   const world = await makeWorld(t)
   await push(world, '1')

@@ -1,7 +1,15 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
-import { type Entry, isFile, type Manifest, parseManifest, type Signed } from '../../shared/manifest.ts'
+import {
+  type Entry,
+  isFile,
+  type Manifest,
+  parseManifest,
+  type Signed,
+  writeManifest,
+  writeManifestWith,
+} from '../../shared/manifest.ts'
 import { changedFiles, differencesOf, parseManifestOn } from '../../shared/manifest-compare.ts'
 import { sha256 } from '../../shared/names.ts'
 import { randomFrom } from '../helpers/raw-release.ts'
@@ -51,6 +59,8 @@ function assertSame(text: string): boolean {
   }
   if (short === undefined) return false
   assert.deepEqual(short.signed, parsed(text), text)
+  // deepEqual does not look at the order of keys.
+  assert.equal(JSON.stringify(short.signed.manifest), text)
   const before = new Map(OLDER.manifest.files.map((entry) => [entry.path, entry]))
   const differ = short.signed.manifest.files.filter(
     (entry) => JSON.stringify(entry) !== JSON.stringify(before.get(entry.path)),
@@ -117,6 +127,26 @@ function entryOf(path: string, kind: string): Entry {
   return kind === 'dir' ? { path, dir: true } : { path, mode: '0644', size: 3, sha256: sha256(kind) }
 }
 
+test('a thousand of 5,000 files that changed are told, and what is written of it is what was checked; of more nothing', () => {
+  const many = Array.from({ length: 5_000 }, (_, index): Entry => {
+    const path = `node_modules/package-${String(index).padStart(6, '0')}/index.js`
+    return { path, mode: '0644', size: index, sha256: sha256(`${index}`) }
+  })
+  const older = parseManifest(manifestOf(many))
+  for (const count of [0, 1, 999, 1_000, 1_001, 5_000]) {
+    const files = many.map((entry, index) => {
+      const isChanged = (index * count) % 5_000 < count
+      return isChanged && isFile(entry) ? { ...entry, size: 1, sha256: sha256(`new ${index}`) } : entry
+    })
+    const text = manifestOf(files)
+    const short = parseManifestOn(older, text)
+    assert.equal(short?.changed.length, count > 1_000 ? undefined : count)
+    if (short) assert.deepEqual(short.signed, parseManifest(text))
+    const { manifest } = parseManifest(text)
+    assert.deepEqual(writeManifestWith(manifest, JSON.stringify(files)), writeManifest(manifest))
+  }
+})
+
 describe('anything else is left to a whole parse', () => {
   const [first, , spiteful, run, link, dir, , , tail, last] = FILES
   const others: Record<string, string> = {
@@ -160,7 +190,9 @@ describe('anything else is left to a whole parse', () => {
   }
 })
 
-test('whatever is cut out, put in or turned around in the text', { timeout: 120_000 }, () => {
+test('a text in which anything was cut out, put in or turned around is taken as a whole parse takes it, or left to it', {
+  timeout: 120_000,
+}, () => {
   const below = randomFrom(20261128)
   const good = OLDER.text
   const bits = ['{"path":', '},{"path":', ']}', ',"files":[', '"', '\\', '0', '},', '"sha256":"', 'é', '{}', '[]', ',']

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { type Entry, type Manifest, parseManifest } from '../../shared/manifest.ts'
-import { isTextOf, parsingText } from '../../shared/manifest-text.ts'
+import { comparingText, parsingText } from '../../shared/manifest-text.ts'
 import { sha256 } from '../../shared/names.ts'
 import { drained } from '../../shared/turns.ts'
 import { manifestOf, randomFrom } from '../helpers/raw-release.ts'
@@ -39,12 +39,14 @@ test('a big one is parsed and compared in portions, and is what JSON says', () =
   const { turns, value } = turnsOf(parsingText(TEXT))
   assert.ok(turns >= 3, `${turns} turns`)
   assert.deepEqual(value, JSON.parse(TEXT))
-  const compared = turnsOf(isTextOf(value as Manifest, TEXT))
+  const compared = turnsOf(comparingText(value as Manifest, TEXT))
   assert.ok(compared.value && compared.turns >= 3, `${compared.turns} turns`)
   assert.equal(parseManifest(TEXT).text, TEXT)
 })
 
-test('whatever is changed in the text, it is what JSON says, and another text', { timeout: 120_000 }, () => {
+test('a text that was changed anywhere is what JSON says of it, and told from the good one', {
+  timeout: 120_000,
+}, () => {
   const below = randomFrom(28)
   const bits = ['{"path":', '},{"path":', ']}', '[', '{', '"', '\\', ',"files":[', '],"more":[', '},', ' ', 'é', ',']
   const manifest = JSON.parse(TEXT) as Manifest
@@ -59,18 +61,18 @@ test('whatever is changed in the text, it is what JSON says, and another text', 
       outcomeOf(() => JSON.parse(text)),
       `round ${round}`,
     )
-    assert.equal(drained(isTextOf(manifest, text)), text === TEXT, `round ${round}`)
+    assert.equal(drained(comparingText(manifest, text)), text === TEXT, `round ${round}`)
   }
 })
 
-test('none at all, one, and as many as fill a portion', () => {
+test('a portion may be empty, or full, or the last one of one file', () => {
   for (const count of [0, 1, 1_999, 2_000, 2_001, 4_000]) {
     const text = JSON.stringify(manifestOf(filesOf(count)))
     const manifest = drained(parsingText(text)) as Manifest
     assert.equal(manifest.files.length, count)
-    assert.ok(drained(isTextOf(manifest, text)), `${count}`)
-    assert.equal(drained(isTextOf(manifest, `${text} `)), false)
-    assert.equal(drained(isTextOf({ ...manifest, app: 'other' } as unknown as Manifest, text)), false)
-    assert.equal(drained(isTextOf({ ...manifest, files: manifest.files.slice(1) }, text)), count === 0)
+    assert.ok(drained(comparingText(manifest, text)), `${count}`)
+    assert.equal(drained(comparingText(manifest, `${text} `)), false)
+    assert.equal(drained(comparingText({ ...manifest, app: 'other' } as unknown as Manifest, text)), false)
+    assert.equal(drained(comparingText({ ...manifest, files: manifest.files.slice(1) }, text)), count === 0)
   }
 })
