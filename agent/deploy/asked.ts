@@ -1,5 +1,5 @@
 import type { Signed } from '../../shared/manifest.ts'
-import type { AppName, Sha256 } from '../../shared/names.ts'
+import type { AppName, ReleaseId, Sha256 } from '../../shared/names.ts'
 import type { Survey, Whole } from '../state/store-survey.ts'
 import type { Operations } from './operations.ts'
 
@@ -40,6 +40,7 @@ export interface Moment {
 export function createAsked(operations: Operations) {
   const kept = new Map<AppName, { answered: Answered; moment: Moment; timer: NodeJS.Timeout }>()
   const voided = new Map<AppName, number>()
+  const proved = new Map<AppName, ReleaseId>()
   const now = (app: AppName): Moment => ({
     at: performance.now(),
     begun: operations.begun(app),
@@ -71,6 +72,11 @@ export function createAsked(operations: Operations) {
       voided.set(app, (voided.get(app) ?? 0) + 1)
       forget(app)
     },
+    /** All of this release.json was checked, by the rules of this program. */
+    prove: (app: AppName, id: ReleaseId) => void proved.set(app, id),
+    /** What runs, if it is one of which that is known: what an agent before this one took may be refused now. */
+    proved: (app: AppName, running: Running | undefined): Signed | undefined =>
+      running !== undefined && proved.get(app) === running.release.id ? running.release : undefined,
     /** For the next question. */
     look: (app: AppName) => look(app, 0),
     /** For the push that has just begun. */

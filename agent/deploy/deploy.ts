@@ -77,10 +77,11 @@ export async function admit(
       signers: readSigners(agent.layout),
       now: new Date(),
       parsed: asked?.signed,
-      older: running?.release,
+      older: agent.asked.proved(app, running),
     }
     const { proved, first, changed } = await proveManifest(bundle, policy)
     refuseNamesake(agent.layout, proved.signed)
+    agent.asked.prove(app, proved.signed.id)
     refuseLaunchers(proved.signed.manifest)
     const survey =
       asked?.signed === proved.signed

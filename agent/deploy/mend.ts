@@ -7,7 +7,7 @@ import type { AppName } from '../../shared/names.ts'
 import { whenDue } from '../../shared/turns.ts'
 import { placeFile } from '../state/disk.ts'
 import type { Layout } from '../state/layout.ts'
-import { isIntact, lookAt, quarantine } from '../state/object-check.ts'
+import { isIntact, lookAt, otherSizeOf, quarantine } from '../state/object-check.ts'
 import { linkObject } from '../state/objects.ts'
 import type { Release } from '../state/release-store.ts'
 
@@ -53,6 +53,12 @@ async function isAsSigned(path: string, entry: Entry): Promise<boolean> {
   }
 }
 
+/** Not where it is the entry that is wrong. */
+async function isDamaged(object: string, entry: FileEntry): Promise<boolean> {
+  if (lookAt(object, entry) === 'absent' || (await isIntact(object, entry))) return false
+  return (await otherSizeOf(object, entry)) === undefined
+}
+
 /** False when that which it would be made of is not to be had, or what stands there is in the way. */
 async function mend(layout: Layout, app: AppName, entry: Entry, path: string): Promise<boolean> {
   const part = layout.incoming(app, 'mend.part')
@@ -61,7 +67,7 @@ async function mend(layout: Layout, app: AppName, entry: Entry, path: string): P
     mkdirSync(isFile(entry) || isLink(entry) ? dirname(path) : path, { recursive: true, mode: 0o755 })
     if (isFile(entry)) {
       const object = layout.object(app, entry.sha256, entry.mode)
-      if (lookAt(object, entry) !== 'absent' && !(await isIntact(object, entry))) quarantine(layout, app, entry)
+      if (await isDamaged(object, entry)) quarantine(layout, app, entry)
       linkObject(layout, app, entry, part)
     } else if (isLink(entry)) symlinkSync(entry.link, part)
     else return true

@@ -91,7 +91,10 @@ export async function alterTree(layout: Layout, tree: string, { from, to }: { fr
     for (let dir = dirname(path); dir !== tree && !emptied.has(dir); dir = dirname(dir)) emptied.add(dir)
   }
   // Those below before those above them.
-  for (const dir of [...emptied].sort((a, b) => b.length - a.length)) removeIfEmpty(dir)
+  for (const dir of [...emptied].sort((a, b) => b.length - a.length)) {
+    removeIfEmpty(dir)
+    await due()
+  }
   await addEntries(layout, { tree, release: to, entries: fresh }, breathe)
 }
 

@@ -25,7 +25,7 @@ export async function missing(agent: Agent, app: AppName, c: Context): Promise<R
   const bundle = bundleOf(agent, app, c)
   try {
     const before = agent.asked.look(app)?.running
-    const policy = { app, signers: readSigners(agent.layout), now: new Date(), older: before?.release }
+    const policy = { app, signers: readSigners(agent.layout), now: new Date(), older: agent.asked.proved(app, before) }
     const { proved, first, changed } = await proveManifest(bundle, policy)
     if (!first.done) throw new Failure('bundle_malformed', `ask what ${app} lacks: objects came along`)
     const busy = agent.operations.of(app)

@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Answered, createAsked } from '../../agent/deploy/asked.ts'
 import { createOperations } from '../../agent/deploy/operations.ts'
-import { parseAppName } from '../../shared/names.ts'
+import { parseAppName, type ReleaseId } from '../../shared/names.ts'
 
 const app = parseAppName('shop')
 const other = parseAppName('other')
@@ -18,6 +18,19 @@ function stage() {
   const push = () => operations.begin({ app, kind: 'push', who: 'ann' })
   return { operations, asked, push }
 }
+
+test('what runs is a proof for what comes if this agent has checked it', () => {
+  const { asked } = stage()
+  const release = { id: 'this one' } as unknown as NonNullable<typeof running>['release']
+  const runs = { ...running, release }
+  assert.equal(asked.proved(app, runs), undefined)
+  asked.prove(app, 'another' as ReleaseId)
+  assert.equal(asked.proved(app, runs), undefined)
+  asked.prove(app, release.id)
+  assert.equal(asked.proved(app, runs), release)
+  assert.equal(asked.proved(other, runs), undefined)
+  assert.equal(asked.proved(app, undefined), undefined)
+})
 
 test('what was looked up serves the next question and the push right behind it, once', () => {
   const { asked, push } = stage()
