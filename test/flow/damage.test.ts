@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
-import { appendFileSync, chmodSync, readFileSync, writeFileSync } from 'node:fs'
+import { appendFileSync, chmodSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { sha256 } from '../../shared/names.ts'
 import type { AppStatus, DeployEntry, ReleaseEntry } from '../../shared/wire.ts'
 import { startWebhook } from '../helpers/webhook.ts'
 import { makeWorld, type World } from '../helpers/world.ts'
@@ -118,4 +119,24 @@ test('a crash loop is not led back to a release that is damaged on the disk', as
   assert.match(last?.steps.find(({ step }) => step === 'warning')?.message ?? '', /is damaged on disk: server\.js/)
   const [shop] = (await hostJson<{ apps: AppStatus[] }>(world, 'status')).apps
   assert.deepEqual([shop?.running, await world.get()], [first, '1'])
+})
+
+test('what a host has lost of what was pushed before comes again with a push that would not have sent it', async (t) => {
+  const world = await makeWorld(t)
+  const text = 'in both releases'
+  world.write({ 'lib.txt': text })
+  const first = await push(world, '1')
+  const digest = sha256(text)
+  for (const path of [`objects/${digest.slice(0, 2)}/${digest.slice(2)}`, `releases/${first}/tree/lib.txt`]) {
+    rmSync(join(world.root, 'apps/shop', path))
+  }
+  // By what the client remembers only server.js is to be sent; the host says no, and is asked.
+  world.version('2')
+  const { exit, stdout, stderr } = await world.tarmac('push', '--json')
+  assert.equal(exit, 0, stderr)
+  const { hosts, objectsSent } = JSON.parse(stdout.trim().split('\n').at(-1) ?? '')
+  assert.equal(objectsSent, 2, stdout)
+  assert.equal(await world.get(), '2')
+  const tree = join(world.root, 'apps/shop/releases', hosts[0].release, 'tree')
+  assert.equal(readFileSync(join(tree, 'lib.txt'), 'utf8'), text)
 })
