@@ -153,9 +153,8 @@ export async function storeObjects(
       if (looking) await looking
       const content = isWhole ? entry.content : taken(entry.content, take)
       const isAbsent = absent.has(keyOf({ sha256: entry.sha256, mode }))
-      const place = tree?.placeOf(entry.sha256, mode)
-      const path = await storeObject(layout, manifest.app, { ...entry, content, isAbsent, place }, mode)
-      tree?.stored(entry.sha256, path !== undefined && place !== undefined)
+      await storeObject(layout, manifest.app, { ...entry, content, isAbsent }, mode)
+      tree?.stored(entry.sha256)
       await due()
     }
     const left = missing.filter((digest) => !came.has(digest))

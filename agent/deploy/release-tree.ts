@@ -2,7 +2,7 @@ import { mkdirSync, symlinkSync, unlinkSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { setImmediate as breathe } from 'node:timers/promises'
 import { isErrno } from '../../shared/failure.ts'
-import { type Entry, type FileEntry, isFile, isLink, type Mode } from '../../shared/manifest.ts'
+import { type Entry, type FileEntry, isFile, isLink } from '../../shared/manifest.ts'
 import type { Sha256 } from '../../shared/names.ts'
 import { inTurns, pacedBy, whenDue } from '../../shared/turns.ts'
 import type { Layout } from '../state/layout.ts'
@@ -29,10 +29,8 @@ export async function makeTree(
 
 /** A tree that is made while its contents come, which is done with the last of them. */
 export interface GrowingTree {
-  /** Where the first file of this content is to lie, in a directory that is there; undefined for one that is made otherwise. */
-  placeOf(sha256: Sha256, mode: Mode): string | undefined
-  /** To be told of each object as soon as it is in the store, and at its place if it was `placed` there. */
-  stored(sha256: Sha256, placed: boolean): void
+  /** To be told of each object as soon as it is in the store. */
+  stored(sha256: Sha256): void
   /** What it takes of the rest. */
   finish(): Promise<void>
 }
@@ -41,8 +39,7 @@ export async function growTree(layout: Layout, release: Release, tree: string): 
   // Not recursive: on a disk that takes no writes that says ENOENT.
   mkdirIfNone(dirname(tree))
   mkdirIfNone(tree)
-  const makeDir = directoriesOf(tree)
-  const add = adderTo(layout, release, { tree, makeDir })
+  const add = adderTo(layout, release, tree)
   const left = new Set<Entry>()
   const waiting = new Map<Sha256, FileEntry[]>()
   const expect = (entry: Entry) => {
@@ -54,18 +51,11 @@ export async function growTree(layout: Layout, release: Release, tree: string): 
   }
   await pacedBy(breathe, inTurns(entriesOf(layout, release), expect))
   return {
-    placeOf(sha256, mode) {
-      const first = waiting.get(sha256)?.[0]
-      if (first?.mode !== mode) return undefined
-      const place = `${tree}/${first.path}`
-      makeDir(dirname(place))
-      return place
-    },
-    stored(sha256, placed) {
+    stored(sha256) {
       const entries = waiting.get(sha256) ?? []
-      for (const [index, entry] of entries.entries()) {
-        if (index > MANY) return
-        if (index > 0 || !placed) add(entry)
+      if (entries.length > MANY) return
+      for (const entry of entries) {
+        add(entry)
         left.delete(entry)
       }
     },
@@ -127,7 +117,7 @@ async function addEntries(
   { tree, release, entries }: { tree: string; release: Release; entries: Iterable<Entry> },
   turn: () => Promise<unknown>,
 ): Promise<void> {
-  const add = adderTo(layout, release, { tree, makeDir: directoriesOf(tree) })
+  const add = adderTo(layout, release, tree)
   const due = whenDue(turn)
   for (const entry of entries) {
     add(entry)
@@ -135,23 +125,15 @@ async function addEntries(
   }
 }
 
-/** Makes a directory of this tree, and those above it, where they are not there yet. */
-function directoriesOf(tree: string): (dir: string) => void {
+/** Makes an entry, and the directories it is in where they are not there yet. */
+function adderTo(layout: Layout, { manifest: { app } }: Release, tree: string): (entry: Entry) => void {
   const made = new Set([tree])
-  return function makeDir(dir) {
+  const makeDir = (dir: string): void => {
     if (made.has(dir)) return
     makeDir(dirname(dir))
     mkdirIfNone(dir)
     made.add(dir)
   }
-}
-
-/** Makes an entry, and the directories it is in. */
-function adderTo(
-  layout: Layout,
-  { manifest: { app } }: Release,
-  { tree, makeDir }: { tree: string; makeDir: (dir: string) => void },
-): (entry: Entry) => void {
   return (entry) => {
     const path = `${tree}/${entry.path}`
     makeDir(isFile(entry) || isLink(entry) ? dirname(path) : path)

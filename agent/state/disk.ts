@@ -2,7 +2,6 @@ import {
   closeSync,
   fchmodSync,
   fsyncSync,
-  linkSync,
   lstatSync,
   mkdirSync,
   openSync,
@@ -147,24 +146,14 @@ export function syncAlong(path: string): { wrote(bytes: number): void; end(): Pr
  * so. Synchronous: it is called for each of thousands of files.
  */
 export function placeFile(temporary: string, path: string): void {
-  withDirectory(path, () => renameSync(temporary, path))
-  reach('disk.placed')
-}
-
-/** The same for what is to stay where it was finished as well. */
-export function linkFile(file: string, path: string): void {
-  withDirectory(path, () => linkSync(file, path))
-  reach('disk.placed')
-}
-
-function withDirectory(path: string, work: () => void): void {
   try {
-    work()
+    renameSync(temporary, path)
   } catch (error) {
     if (!isErrno(error, 'ENOENT')) throw error
     mkdirSync(dirname(path), { recursive: true, mode: 0o755 })
-    work()
+    renameSync(temporary, path)
   }
+  reach('disk.placed')
 }
 
 async function syncDirectory(path: string): Promise<void> {

@@ -16,7 +16,7 @@ import { dirname } from 'node:path'
 import { Failure, isErrno } from '../../shared/failure.ts'
 import type { Mode } from '../../shared/manifest.ts'
 import type { AppName, Sha256 } from '../../shared/names.ts'
-import { linkFile, placeFile } from './disk.ts'
+import { placeFile } from './disk.ts'
 import type { Layout } from './layout.ts'
 import { seal } from './object-check.ts'
 import { removeIfEmpty } from './remove.ts'
@@ -46,14 +46,11 @@ export interface IncomingObject {
   content: AsyncIterable<Uint8Array> & { atOnce?(): Uint8Array | undefined }
   /** It was looked for, and is not here. */
   isAbsent?: boolean
-  /** Of a release that is being made, where it is to lie too: written there, it need only be linked into the store. */
-  place?: string | undefined
 }
 
 /**
  * Writes one object, hashed, whole or not at all; not yet durable (see `assemble`).
- * Gives its path, or undefined when it was here before: then the one that releases link to stays, and nothing lies at its
- * `place`. Throws `object_mismatch` when the bytes are not those of the digest.
+ * Gives its path, or undefined when it was here before: then the one that releases link to stays. Throws `object_mismatch` when the bytes are not those of the digest.
  */
 export async function storeObject(
   layout: Layout,
@@ -62,7 +59,7 @@ export async function storeObject(
   mode: Mode,
 ): Promise<string | undefined> {
   const path = layout.object(app, object.sha256, mode)
-  const temp = object.place ?? layout.incoming(app, `${object.sha256}.part`)
+  const temp = layout.incoming(app, `${object.sha256}.part`)
   try {
     if (object.size <= WHOLE_BYTES) {
       const bytes = object.content.atOnce?.() ?? (await whole(object.content, object.size))
@@ -77,8 +74,7 @@ export async function storeObject(
       }
       seal(temp, object.sha256)
     }
-    if (object.place === undefined) placeFile(temp, path)
-    else linkFile(temp, path)
+    placeFile(temp, path)
   } catch (error) {
     await rm(temp, { force: true })
     throw error
