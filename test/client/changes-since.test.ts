@@ -38,3 +38,18 @@ test('what is lacking is what the reference has nowhere, also of files that move
     { numRuns: 500 },
   )
 })
+
+test('a reference that is JSON and no manifest is none', () => {
+  const texts = [
+    '',
+    'null',
+    '[]',
+    '{"files":null}',
+    ...['null', '5', '{}', '[null]', '[5]'].map((files) => `{"a":1,"files":${files}}`),
+  ]
+  for (const kept of texts) {
+    const text = Buffer.from(kept)
+    const newer = textOf([{ path: 'a', mode: '0644', size: 1, sha256: sha256('a') }])
+    assert.equal(changesSince({ digest: sha256(text), text }, newer), undefined, kept)
+  }
+})
